@@ -1,0 +1,38 @@
+"""How this core was built."""
+import platform
+import sys
+
+from ..base.checksum import implementation
+
+cdef extern from *:
+    """
+    #if defined(ENGINELIB_DEBUG)
+    #define EL_BUILD "debug"
+    #elif defined(CYTHON_TRACE_NOGIL) && CYTHON_TRACE_NOGIL
+    #define EL_BUILD "trace"
+    #elif defined(__SANITIZE_ADDRESS__)
+    #define EL_BUILD "asan"
+    #else
+    #define EL_BUILD "release"
+    #endif
+    #if defined(__clang__)
+    #define EL_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define EL_COMPILER "gcc " __VERSION__
+    #else
+    #define EL_COMPILER "unknown"
+    #endif
+    """
+    const char* EL_BUILD
+    const char* EL_COMPILER
+
+
+def build_info():
+    """A dict: build mode, compiler, checksum implementation in use, Python, platform."""
+    return {
+        "build": EL_BUILD.decode(),
+        "compiler": EL_COMPILER.decode(),
+        "checksum": implementation(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+    }

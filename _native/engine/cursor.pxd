@@ -1,0 +1,37 @@
+"""Scans: an iterator that fetches a batch of records per latch hold and finds its place again by key."""
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint64_t
+from ..index.btree cimport BTree, Path
+from ..txn.transaction cimport Lack
+from .handles cimport CoreTransaction, CoreKeyspace
+
+cdef enum:
+    LARGEST_BATCH = 512
+    FIRST_BATCH = 48
+
+cdef class CoreCursor:
+    cdef CoreTransaction txn
+    cdef CoreKeyspace keyspace
+    cdef bytes lower                # inclusive, or None
+    cdef bytes upper                # exclusive, or None
+    cdef bytes last                 # key fetched last, or None at the start
+    cdef bytes given                # key given out last (transactions that write), or None
+    cdef bint first_batch
+    cdef bint reverse
+    cdef bint keys_wanted
+    cdef bint values_wanted
+    cdef bint exhausted
+    cdef Py_ssize_t left            # records still wanted, -1 = all
+    cdef int batch
+    cdef uint64_t writes            # of the transaction, when the batch was fetched
+    cdef int at
+    cdef int count
+    cdef PyObject* keys[LARGEST_BATCH]
+    cdef PyObject* values[LARGEST_BATCH]
+    cdef uint64_t blob_pids[LARGEST_BATCH]       # 0, or a large value to be fetched: values[i] is NULL, its length in blob_lengths
+    cdef uint64_t blob_lengths[LARGEST_BATCH]
+
+    cdef void discard(self)
+    cdef int refill(self) except -1
+    cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept
+    cdef int fetch(self, int wanted, Lack* lack) noexcept

@@ -1,0 +1,270 @@
+"""Scans: see cursor.pxd.
+
+A batch is made under one latch hold: bytes objects only (law 11), records resolved for the transaction's snapshot; tuples are made as they are asked for.
+A change made by the transaction itself sends the cursor back to the tree, so that it sees what its own transaction has written ahead of it.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from ..base.coding cimport get64, compare_bytes
+from ..base.latch cimport latch_enter, latch_unlock
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_NOMEM, E_TXN_CLOSED, fail, raise_status
+from ..index.btree cimport BTree, Path, Cell, SEEK_GE, SEEK_GT, SEEK_LE, SEEK_LT
+from ..index.node cimport node_count, node_prefix, node_suffix, node_value, node_key_copy
+from ..page.pool cimport Frame
+from ..page.layout cimport VALUE_GHOST, VALUE_BLOB
+from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
+from ..txn.versions cimport TXN_ACTIVE
+from .handles cimport CoreTransaction, CoreKeyspace, to_bytes, fetch_blob, raise_lacking
+
+cdef extern from "Python.h":
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) noexcept
+    char* bytes_of "PyBytes_AS_STRING"(PyObject*) noexcept
+    Py_ssize_t size_of "PyBytes_GET_SIZE"(PyObject*) noexcept
+    void drop "Py_XDECREF"(PyObject*)
+    object steal_tuple "PyTuple_New"(Py_ssize_t)
+    void set_item "PyTuple_SET_ITEM"(object, Py_ssize_t, PyObject*)
+
+cdef enum:
+    KEY_ROOM = 16384             # longer than any key
+    BATCH_BYTES = 256 * 1024     # values copied in one latch hold
+
+
+cdef bytes successor(bytes prefix):
+    """The least key above all that start with the prefix; None when there is none."""
+    cdef bytes cut = prefix.rstrip(b"\\xff")
+    if not cut:
+        return None
+    return cut[:-1] + bytes([cut[-1] + 1])
+
+
+cdef class CoreCursor:
+    """Iterates over the records of a range as the transaction sees them."""
+
+    def __init__(self, CoreTransaction txn, CoreKeyspace keyspace, start, stop, prefix, bint reverse, limit, bint keys, bint values):
+        self.txn = txn
+        self.keyspace = keyspace
+        self.lower = to_bytes(start, "start") if start is not None else None
+        self.upper = to_bytes(stop, "stop") if stop is not None else None
+        if prefix is not None:
+            low = to_bytes(prefix, "prefix")
+            high = successor(low)
+            if self.lower is None or self.lower < low:
+                self.lower = low
+            if high is not None and (self.upper is None or self.upper > high):
+                self.upper = high
+        if not keys and not values:
+            raise ValueError("a scan without keys and without values gives nothing: ask for one of them")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be 0 or more, not {limit}")
+        self.reverse = reverse
+        self.keys_wanted = keys
+        self.values_wanted = values
+        self.left = -1 if limit is None else limit
+        self.batch = FIRST_BATCH
+        if self.left >= 0 and self.left < LARGEST_BATCH:
+            self.batch = <int>self.left
+        self.exhausted = self.left == 0 or (self.lower is not None and self.upper is not None and self.lower >= self.upper)
+
+    def __dealloc__(self):
+        self.discard()
+
+    def __iter__(self):
+        return self
+
+    cdef void discard(self):
+        """Lets go of what has been fetched and not yet given out."""
+        while self.at < self.count:
+            drop(self.keys[self.at])
+            drop(self.values[self.at])
+            self.at += 1
+        self.at = self.count = 0
+
+    def __next__(self):
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef uint64_t pid, length
+        cdef object pair, one
+        if self.txn.t == NULL or self.txn.t.state != TXN_ACTIVE or self.txn.engine.closing:
+            self.discard()
+            raise_status(fail(E_CLOSED if self.txn.engine.closing else E_TXN_CLOSED, b"the transaction of this scan has ended"))
+        if self.at < self.count and self.txn.t.writes != self.writes:
+            if self.given is not None:
+                self.last = self.given
+            elif self.first_batch:
+                self.last = None
+            self.discard()
+            self.exhausted = False
+        if self.at == self.count:
+            if self.exhausted or self.refill() == 0:
+                raise StopIteration
+        key = self.keys[self.at]
+        value = self.values[self.at]
+        pid = self.blob_pids[self.at]
+        length = self.blob_lengths[self.at]
+        self.at += 1
+        if self.left > 0:
+            self.left -= 1
+        if not self.txn.t.read_only:
+            self.given = <bytes><object>key
+        if not self.values_wanted:
+            one = <object>key
+            drop(key)
+            return one
+        if pid:
+            one = fetch_blob(self.txn.engine, pid, length)
+            pair = (<object>key, one) if self.keys_wanted else one
+            drop(key)
+            return pair
+        if not self.keys_wanted:
+            one = <object>value
+            drop(value)
+            drop(key)
+            return one
+        pair = steal_tuple(2)
+        set_item(pair, 0, key)
+        set_item(pair, 1, value)
+        return pair
+
+    cdef int refill(self) except -1:
+        """Fetches the next batch; the number of records in it."""
+        cdef TxnManager m = self.txn.m
+        cdef Lack lack
+        cdef int status, wanted = self.batch
+        if self.left >= 0 and self.left < wanted:
+            wanted = <int>self.left
+        self.txn.ready(self.keyspace)
+        lack_init(&lack)
+        self.at = self.count = 0
+        while True:
+            latch_enter(m.latch)
+            status = m.check(self.txn.t, False)
+            if status == OK:
+                status = m.readable(self.txn.t, self.keyspace.id)
+            if status == OK:
+                status = self.fetch(wanted, &lack)
+            self.writes = self.txn.t.writes
+            if status != AGAIN and lack.need.pinned:
+                m.settle(&lack)
+            latch_unlock(m.latch)
+            if status != AGAIN:
+                break
+            self.txn.obtain(&lack)
+        if status == ABSENT:
+            self.exhausted = True
+        elif status != OK:
+            self.discard()
+            raise_lacking(m, status, &lack)
+        if self.count:
+            self.first_batch = self.last is None
+            self.last = <bytes><object>self.keys[self.count - 1]
+            if self.batch < LARGEST_BATCH:
+                self.batch = self.batch * 4 if self.batch * 4 < LARGEST_BATCH else LARGEST_BATCH
+        return self.count
+
+    cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept:
+        if self.last is not None:
+            return tree.seek(PyBytes_AS_STRING(self.last), PyBytes_GET_SIZE(self.last), SEEK_LT if self.reverse else SEEK_GT, path, &lack.need)
+        if self.reverse:
+            if self.upper is not None:
+                return tree.seek(PyBytes_AS_STRING(self.upper), PyBytes_GET_SIZE(self.upper), SEEK_LT, path, &lack.need)
+            return tree.seek(NULL, 0, SEEK_LE, path, &lack.need)
+        if self.lower is not None:
+            return tree.seek(PyBytes_AS_STRING(self.lower), PyBytes_GET_SIZE(self.lower), SEEK_GE, path, &lack.need)
+        return tree.seek(NULL, 0, SEEK_GE, path, &lack.need)
+
+    cdef int fetch(self, int wanted, Lack* lack) noexcept:
+        """Latch held. OK: a batch, perhaps cut short; ABSENT: a batch, perhaps empty, and the range's end; AGAIN with an empty batch."""
+        cdef TxnManager m = self.txn.m
+        cdef BTree tree = <BTree>m.trees[self.keyspace.id].tree
+        cdef Path path
+        cdef Frame* frame
+        cdef Cell cell
+        cdef Found found
+        cdef const char* page
+        cdef const char* prefix
+        cdef const char* suffix
+        cdef const char* edge = NULL
+        cdef PyObject* key
+        cdef char full[KEY_ROOM]
+        cdef size_t np, ns, edge_len = 0, bytes_left = BATCH_BYTES
+        cdef int i, n, step = -1 if self.reverse else 1, status, bound
+        cdef uint16_t flags
+        cdef uint32_t vlen
+        cdef bint direct
+        status = self.seek(tree, &path, lack)
+        if status != OK:
+            return status
+        if self.reverse:
+            if self.lower is not None:
+                edge = PyBytes_AS_STRING(self.lower)
+                edge_len = PyBytes_GET_SIZE(self.lower)
+        elif self.upper is not None:
+            edge = PyBytes_AS_STRING(self.upper)
+            edge_len = PyBytes_GET_SIZE(self.upper)
+        while True:
+            frame = path.frames[path.depth - 1]
+            page = frame.page
+            n = node_count(page)
+            i = path.slots[path.depth - 1]
+            prefix = node_prefix(page, &np)
+            direct = m.table.live == 0 or frame.mark < self.txn.t.safe_lsn
+            # Which end of the range lies in this leaf is found once, by its outermost key, not per record.
+            bound = 0
+            if edge != NULL:
+                ns = node_key_copy(page, 0 if self.reverse else n - 1, full)
+                bound = compare_bytes(full, ns, edge, edge_len)
+                bound = bound < 0 if self.reverse else bound >= 0
+            while 0 <= i < n:
+                suffix = node_suffix(page, i, &ns)
+                cell.value = node_value(page, i, &flags, &vlen)
+                if bound:
+                    memcpy(full, prefix, np)
+                    memcpy(full + np, suffix, ns)
+                    status = compare_bytes(full, np + ns, edge, edge_len)
+                    if (status < 0) if self.reverse else (status >= 0):
+                        return ABSENT
+                i += step
+                if direct:
+                    if flags & VALUE_GHOST:
+                        continue
+                    found.value = cell.value
+                    found.vlen = vlen
+                    found.blob = flags & VALUE_BLOB
+                else:
+                    cell.frame = frame
+                    cell.vlen = vlen
+                    cell.flags = flags
+                    memcpy(full, prefix, np)
+                    memcpy(full + np, suffix, ns)
+                    if m.visible(self.txn.t, self.keyspace.id, full, np + ns, &cell, &found) != OK:
+                        continue
+                key = new_bytes(NULL, <Py_ssize_t>(np + ns))
+                if key == NULL:
+                    return fail(E_NOMEM, b"no memory for a batch of records")
+                if np:
+                    memcpy(bytes_of(key), prefix, np)
+                memcpy(bytes_of(key) + np, suffix, ns)
+                self.keys[self.count] = key
+                self.values[self.count] = NULL
+                self.blob_pids[self.count] = 0
+                if self.values_wanted:
+                    if found.blob:
+                        self.blob_pids[self.count] = get64(found.value)
+                        self.blob_lengths[self.count] = get64(found.value + 8)
+                    else:
+                        self.values[self.count] = new_bytes(found.value, found.vlen)
+                        if self.values[self.count] == NULL:
+                            drop(key)
+                            return fail(E_NOMEM, b"no memory for a batch of records")
+                self.count += 1
+                if self.count == wanted:
+                    return OK
+                bytes_left -= np + ns + found.vlen
+                if <int64_t>bytes_left <= 0:
+                    return OK
+            status = tree.prev_leaf(&path, &lack.need) if self.reverse else tree.next_leaf(&path, &lack.need)
+            if status != OK:
+                # What has been found already is given out before anything is fetched from the disk.
+                return OK if status == AGAIN and self.count else status

@@ -1,0 +1,644 @@
+"""The engine: see engine.pxd.
+
+Opening: lock, files (made under another name and renamed when whole), superblock, recovery, the log's new segment, the losers' aborts, background thread.
+Closing: no new operations, those under way end, transactions left open are rolled back, a checkpoint, files, lock.
+"""
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport malloc, free
+from libc.string cimport memcpy, memset, strcmp
+import os
+import socket
+from ..base.coding cimport get32
+from ..base.latch cimport (Latch, Condition, latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
+                           condition_broadcast, condition_signal, monotonic_micros)
+from ..base.status cimport (OK, ABSENT, AGAIN, E_LOCKED, E_NOT_DATABASE, E_CLOSED, E_CORRUPT, E_NOT_SUPPORTED, E_USAGE, fail, fail_corrupt, raise_status,
+                            error_info)
+from ..base.vfs cimport (Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, KIND_NONE, KIND_FILE, KIND_DIRECTORY)
+from ..base.memvfs cimport MemoryVfs
+from ..base.realvfs cimport RealVfs
+from ..index.btree cimport BTree, Path, SEEK_GE, SEEK_GT
+from ..index.node cimport node_key_copy, node_value
+from ..log.record cimport Record, R_NAME, record_encode, RECORD_OVERHEAD
+from ..log.settle cimport settle_tail
+from ..log.writer cimport LogWriter, OS, SYNC
+from ..page.layout cimport VALUE_GHOST
+from ..page.pool cimport Pool
+from ..page.store cimport PageStore
+from ..txn.clock cimport clock_horizon
+from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG
+from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
+from .checkpoint cimport Checkpoint, take_checkpoint, shrink
+from .recovery cimport Recovered, replay, roll_back_losers
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_create(pthread_t*, void*, void* (*)(void*) noexcept nogil, void*)
+    int pthread_join(pthread_t, void**)
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int)
+
+cdef enum:
+    READER_BYTE = 1 << 20        # LOCK: a reader of image g holds a shared lock on byte READER_BYTE + g,
+    OPENING_BYTE = 1 << 19       # and on this one while it opens
+    DESTROY_STEP = 64            # pages of a dropped tree freed in one latch hold
+    LOG_SPARE = 0
+
+cdef uint64_t forks = 0
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+cdef uint64_t fork_counter() noexcept nogil:
+    return forks
+
+
+cdef void* background_entry(void* engine) noexcept nogil:
+    (<Engine>engine).background_loop()
+    return NULL
+
+
+cdef class Engine:
+
+    def __cinit__(self):
+        latch_init(&self.latch)
+        condition_init(&self.changed)
+        condition_init(&self.wake)
+        self.lock_handle = -1
+        self.fork_count = forks
+        self.checkpoint_state.log_pin = <uint64_t>-1
+
+    def __dealloc__(self):
+        condition_destroy(&self.wake)
+        condition_destroy(&self.changed)
+        latch_destroy(&self.latch)
+
+    # --- opening
+
+    def open(self, str path, *, uint32_t page_size, uint64_t cache_size, uint64_t segment_size, uint64_t log_buffer, uint64_t checkpoint_bytes,
+             uint64_t version_budget, uint64_t transaction_budget, int durability, double lazy_interval, double lock_timeout, bint read_only=False,
+             bint create=True, bint background=True, Vfs vfs=None):
+        """Opens the database directory `path` (or ":memory:"); see CoreDatabase for the options."""
+        cdef int kind = 0, status
+        cdef Recovered r
+        cdef bint fresh = False
+        cdef bytes parent
+        self.in_memory = path == ":memory:"
+        if vfs is None:
+            vfs = MemoryVfs() if self.in_memory else RealVfs()
+        self.vfs = vfs
+        self.directory = b"/db" if self.in_memory else os.fsencode(path)
+        self.log_dir = self.directory + b"/log"
+        self.pages_path = self.directory + b"/pages.dat"
+        self.lock_path = self.directory + b"/LOCK"
+        self.read_only = read_only
+        self.durability = durability
+        self.lock_timeout = <int64_t>(lock_timeout * 1e6) if lock_timeout >= 0 else -1
+        self.lazy_interval = <int64_t>(lazy_interval * 1e6)
+        self.checkpoint_bytes = checkpoint_bytes
+        self.segment_size = segment_size
+        self.log_buffer = log_buffer
+        status = vfs.kind(self.directory, &kind)
+        if status == OK and kind == KIND_NONE and not (create and not read_only):
+            raise FileNotFoundError(2, "no such database; open it with create=True to make one", path)
+        if status == OK and kind != KIND_NONE and kind != KIND_DIRECTORY:
+            status = fail(E_NOT_DATABASE, b"a database is a directory; this path is something else")
+        if status == OK and kind == KIND_NONE:
+            parent = os.path.dirname(self.directory) or b"."
+            status = vfs.mkdir(self.directory)
+            if status == OK and not self.in_memory:
+                status = vfs.sync_dir(parent)
+        if status != OK:
+            raise_status(status)
+        try:
+            self.store = PageStore()
+            self.store.init(vfs, &self.latch)
+            self.lock_directory(lock_timeout)
+            status = vfs.kind(self.pages_path, &kind)
+            if status != OK:
+                raise_status(status)
+            if kind == KIND_NONE:
+                if read_only or not create:
+                    raise FileNotFoundError(2, "no database in this directory; open it with create=True to make one", path)
+                self.create_files(page_size)
+                fresh = True
+            else:
+                status = self.store.open(self.pages_path, read_only)
+                if status != OK:
+                    raise_status(status)
+                if read_only:
+                    self.pin_as_reader()
+            self.log = LogWriter()
+            self.txns = TxnManager()
+            self.pool = Pool()
+            self.txns.latch = &self.latch
+            self.txns.log = self.log
+            self.txns.store = self.store
+            self.txns.pool = self.pool
+            self.txns.version_budget = version_budget
+            self.txns.transaction_budget = transaction_budget
+            self.txns.read_only = read_only
+            status = self.pool.init(self.store, &self.latch, cache_size, &self.log.end_lsn, &self.txns.table.live, read_only)
+            if status != OK:
+                raise_status(status)
+            self.fields = self.store.sb
+            replay(self.txns, vfs, self.log_dir, segment_size, &r)
+            if not read_only:
+                self.start_log(&r)
+            elif not self.in_memory:
+                vfs.lock_byte(self.lock_handle, OPENING_BYTE, False)
+            roll_back_losers(self.txns, &r)
+            if not read_only:
+                self.finish_open(<size_t>&r, fresh)
+            self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "log_bytes": r.bytes,
+                             "created": bool(fresh), "end_lsn": r.end_lsn}
+            self.opened = True
+            if background and not read_only:
+                self.start_thread()
+        except BaseException:
+            self.release_files()
+            raise
+
+    cdef object lock_directory(self, double timeout):
+        """One writing process: an flock on LOCK, whose text names the holder. Readers take byte locks of their own instead."""
+        cdef int64_t deadline = monotonic_micros() + <int64_t>(timeout * 1e6)
+        cdef int status
+        cdef size_t got = 0
+        cdef char text[300]
+        status = self.vfs.open(self.lock_path, VFS_READ if self.read_only else VFS_WRITE | VFS_CREATE, &self.lock_handle)
+        if status == ABSENT:
+            raise FileNotFoundError(2, "no database in this directory", os.fsdecode(self.directory))
+        if status != OK:
+            raise_status(status)
+        if self.read_only:
+            return
+        while True:
+            status = self.vfs.lock(self.lock_handle, True)
+            if status != E_LOCKED:
+                break
+            if timeout >= 0 and monotonic_micros() >= deadline:
+                self.vfs.read(self.lock_handle, text, 256, 0, &got)
+                holder = text[:got].decode("utf-8", "replace").split()
+                pid = int(holder[0]) if holder and holder[0].isdigit() else None
+                host = holder[1] if len(holder) > 1 else None
+                from enginelib.errors import DatabaseLocked
+                whose = "this process" if pid == os.getpid() and host == socket.gethostname() else f"process {pid} on {host}"
+                raise DatabaseLocked(
+                    f"{os.fsdecode(self.directory)} is open for writing in {whose}; gave up after lock_timeout = {timeout} s. "
+                    "Close it there, share that handle, or open with read_only=True", pid=pid, host=host)
+            with nogil:
+                usleep(10000)
+            PyErr_CheckSignals()
+        if status != OK:
+            raise_status(status)
+        line = f"{os.getpid()} {socket.gethostname()}\n".encode()
+        status = self.vfs.truncate(self.lock_handle, 0)
+        if status == OK:
+            status = self.vfs.write(self.lock_handle, <char*>line, len(line), 0)
+        if status != OK:
+            raise_status(status)
+
+    cdef object create_files(self, uint32_t page_size):
+        """pages.dat under another name; it gets its own in finish_open, when the log stands too. A creation cut short is begun again."""
+        cdef bytes temporary = self.directory + b"/pages.new"
+        cdef bytes unique = os.urandom(16)
+        cdef char* names = NULL
+        cdef char* name
+        cdef size_t count = 0, i
+        cdef int kind = 0, status
+        status = self.vfs.list_dir(self.directory, &names, &count)
+        if status != OK:
+            raise_status(status)
+        found = []
+        name = names
+        for i in range(count):
+            found.append(<bytes>name)
+            name += len(found[i]) + 1
+        free(names)
+        strangers = [n for n in found if n not in (b"LOCK", b"log", b"pages.new")]
+        if strangers:
+            raise_status(fail(E_NOT_DATABASE, b"the directory holds other files and no database: name an empty or a new directory"))
+        if b"log" in found and b"pages.new" not in found and self.segments():
+            raise_status(fail_corrupt(self.pages_path, -1, b"the page file is missing though the log is there", 1, 0))
+        if b"pages.new" in found:
+            for segment in self.segments():
+                status = self.vfs.unlink(self.log_dir + b"/" + segment)
+                if status != OK:
+                    raise_status(status)
+            status = self.vfs.unlink(temporary)
+            if status != OK and status != ABSENT:
+                raise_status(status)
+        status = self.store.create(temporary, page_size, <const uint8_t*><char*>unique)
+        if status == OK:
+            status = self.vfs.mkdir(self.log_dir)
+        if status == OK:
+            status = self.vfs.sync_dir(self.directory)
+        if status != OK:
+            raise_status(status)
+
+    def segments(self):
+        """Names of the files in the log directory."""
+        cdef char* names = NULL
+        cdef char* name
+        cdef size_t count = 0, i
+        cdef int kind = 0
+        if self.vfs.kind(self.log_dir, &kind) != OK or kind != KIND_DIRECTORY:
+            return []
+        cdef int status = self.vfs.list_dir(self.log_dir, &names, &count)
+        if status != OK:
+            raise_status(status)
+        found = []
+        name = names
+        for i in range(count):
+            found.append(<bytes>name)
+            name += len(found[i]) + 1
+        free(names)
+        return sorted(found)
+
+    cdef object start_log(self, Recovered* r):
+        """Ends the log durably where recovery stopped, and goes on in a new segment above every LSN ever seen (law 5)."""
+        cdef int status = OK
+        cdef uint64_t first = r.next_lsn
+        cdef uint64_t end = r.end_lsn
+        cdef uint32_t incarnation = r.incarnation + 1
+        cdef const uint8_t* database_id = self.store.sb.database_id
+        cdef const char* log_dir = self.log_dir
+        cdef uint64_t synced = r.known_synced
+        if end:
+            with nogil:
+                status = settle_tail(self.vfs, log_dir, end, synced)
+        if status == OK:
+            self.log.latch = &self.latch
+            self.refresh_names()
+            if end:
+                self.log.follow(end, r.last_crc)
+            with nogil:
+                status = self.log.start(self.vfs, &self.latch, log_dir, self.segment_size, first, incarnation, database_id, self.log_buffer)
+        if status != OK:
+            raise_status(status)
+        self.fields.incarnation = incarnation
+
+    def finish_open(self, size_t recovered, bint fresh):
+        """What recovery did becomes durable before anything is answered; a new database gets its name."""
+        cdef Recovered* r = <Recovered*>recovered
+        cdef int status
+        with nogil:
+            latch_lock(&self.latch)
+            status = self.log.flush(self.log.end_lsn, SYNC)
+            latch_unlock(&self.latch)
+        if status != OK:
+            raise_status(status)
+        self.checkpoint_state.lsn = self.store.sb.checkpoint_lsn
+        self.checkpoint_state.keep = r.read_from
+        if fresh:
+            status = self.vfs.rename(self.directory + b"/pages.new", self.pages_path)
+            if status == OK:
+                status = self.vfs.sync_dir(self.directory)
+            if status != OK:
+                raise_status(status)
+
+    def pin_as_reader(self):
+        """Holds the image this reader stands on: the writer tests these bytes before it reuses blocks or lets go of the log."""
+        cdef int status
+        cdef uint64_t generation
+        if self.in_memory:
+            return
+        status = self.vfs.lock_byte(self.lock_handle, OPENING_BYTE, True)
+        while status == OK:
+            generation = self.store.sb.generation
+            status = self.vfs.lock_byte(self.lock_handle, <int64_t>(READER_BYTE + generation), True)
+            if status != OK:
+                break
+            self.store.close()
+            status = self.store.open(self.pages_path, True)
+            if status != OK or self.store.sb.generation == generation:
+                break
+            self.vfs.lock_byte(self.lock_handle, <int64_t>(READER_BYTE + generation), False)
+        if status != OK:
+            raise_status(status)
+
+    cdef void foreign_readers(self) noexcept nogil:
+        """Tells the store the oldest image that readers in other processes stand on, and whether one is opening."""
+        cdef int64_t low = READER_BYTE, high, middle
+        cdef bint held = False, opening = False
+        cdef int status
+        if self.in_memory:
+            return
+        high = READER_BYTE + <int64_t>self.store.sb.generation + 1
+        latch_unlock(&self.latch)
+        status = self.vfs.test_bytes(self.lock_handle, OPENING_BYTE, 1, &opening)
+        if status == OK:
+            status = self.vfs.test_bytes(self.lock_handle, low, high - low, &held)
+        if status == OK and held:
+            while high - low > 1:            # the lowest byte held
+                middle = low + (high - low) // 2
+                if self.vfs.test_bytes(self.lock_handle, low, middle - low, &held) != OK:
+                    break
+                if held:
+                    high = middle
+                else:
+                    low = middle
+            held = True
+        latch_lock(&self.latch)
+        self.store.set_foreign_pin(<uint64_t>(low - READER_BYTE) if held else 0)
+        self.checkpoint_state.keep_log = opening or status != OK
+
+    # --- closing
+
+    def close(self, bint checkpoint=True):
+        """Waits for operations under way, rolls back what is open, checkpoints, and lets go of the files.  Raises what the checkpoint met, after closing."""
+        cdef int status = OK
+        cdef Lack lack
+        cdef Txn* t
+        if not self.opened or self.foreign_process():
+            return
+        with nogil:
+            latch_lock(&self.latch)
+            if self.closing:
+                latch_unlock(&self.latch)
+                with gil:
+                    return
+            self.closing = True
+            self.txns.closing = True
+            t = self.txns.clock.first_writer
+            while t != NULL:                 # who waits for a row lock wakes up
+                if t.waiting_for != NULL:
+                    condition_signal(&t.cond)
+                t = t.writer_next
+            while self.busy:
+                condition_wait(&self.changed, &self.latch, 100000)
+            latch_unlock(&self.latch)
+        self.stop_thread()
+        if not self.read_only and checkpoint:
+            with nogil:
+                latch_lock(&self.latch)
+                lack_init(&lack)
+                self.abort_orphans()
+                while self.txns.clock.first_writer != NULL and status == OK and not self.log.failed:
+                    t = self.txns.clock.first_writer
+                    if t.state != TXN_ACTIVE and t.state != TXN_ABORTING:
+                        break
+                    while True:
+                        status = self.txns.abort(t, &lack)
+                        if status != AGAIN:
+                            break
+                        status = self.txns.secure(t, &lack)
+                        if status != OK:
+                            break
+                    self.txns.settle(&lack)
+                if status == OK and not self.log.failed:
+                    while self.txns.clock.oldest_snapshot != NULL:
+                        self.txns.close_snapshot(self.txns.clock.oldest_snapshot)
+                    status = self.txns.collect_slowly()
+                    if status == OK:
+                        status = self.drop_trees()
+                    if status == OK:
+                        status = self.checkpoint_now(True)
+                latch_unlock(&self.latch)
+        self.release_files()
+        if status != OK:
+            raise_status(status)
+
+    def release_files(self):
+        """Closes files and lets go of the lock; nothing is written."""
+        cdef bint mine = not self.foreign_process()
+        self.stop_thread()
+        if self.log is not None and mine:
+            self.log.close()
+        if self.store is not None and mine:
+            self.store.close()
+        if self.lock_handle >= 0 and mine:
+            self.vfs.close(self.lock_handle)
+        self.lock_handle = -1
+        self.opened = False
+
+    def start_thread(self):
+        """Starts the background thread, which never touches Python."""
+        if pthread_create(&self.thread, NULL, background_entry, <void*>self):
+            raise RuntimeError("the background thread could not be started")
+        self.has_thread = True
+        self.background = True
+
+    def stop_thread(self):
+        """Stops and joins the background thread, if there is one in this process."""
+        if not self.has_thread or self.foreign_process():
+            return
+        with nogil:
+            latch_lock(&self.latch)
+            self.stopping = True
+            condition_broadcast(&self.wake)
+            latch_unlock(&self.latch)
+            pthread_join(self.thread, NULL)
+        self.has_thread = False
+        self.background = False
+
+    cdef bint foreign_process(self) noexcept nogil:
+        """Whether this is a forked child of the process that opened the database."""
+        return self.fork_count != forks
+
+    # --- under the latch
+
+    cdef void enter(self) noexcept nogil:
+        self.busy += 1
+
+    cdef void leave(self) noexcept nogil:
+        self.busy -= 1
+        if self.closing and self.busy == 0:
+            condition_broadcast(&self.changed)
+
+    cdef int checkpoint_now(self, bint thorough) noexcept nogil:
+        """Takes a checkpoint, after the one under way if there is one; thorough: also shrinks the page file."""
+        cdef int status
+        while self.checkpointing:
+            condition_wait(&self.changed, &self.latch, 100000)
+        self.checkpointing = True
+        self.foreign_readers()
+        status = take_checkpoint(self.txns, &self.fields, &self.checkpoint_state)
+        if status == OK and thorough:
+            status = shrink(self.txns, &self.fields, &self.checkpoint_state)
+        self.checkpointing = False
+        condition_broadcast(&self.changed)
+        return status
+
+    cdef int drop_trees(self) noexcept nogil:
+        """Frees the pages of trees that nobody can see any more."""
+        cdef uint32_t i
+        cdef int status = OK
+        cdef Lack lack
+        if self.txns.dropping == 0:
+            return OK
+        lack_init(&lack)
+        for i in range(1, self.txns.next_keyspace):
+            if self.txns.trees[i].state != TREE_DROPPING or self.txns.trees[i].drop_ts > clock_horizon(&self.txns.clock):
+                continue
+            while status == OK:
+                status = (<BTree>self.txns.trees[i].tree).destroy_some(DESTROY_STEP, &lack.need)
+                if status == OK:
+                    self.txns.trees[i].state = TREE_NONE
+                    self.txns.trees[i].tree = NULL
+                    self.txns.dropping -= 1
+                    break
+                if status == AGAIN:
+                    status = self.txns.secure(NULL, &lack)
+            self.txns.settle(&lack)
+        return status
+
+    cdef int abort_orphans(self) noexcept nogil:
+        """Rolls back transactions whose handles were dropped."""
+        cdef Txn* t = self.txns.take_orphans()
+        cdef Txn* following
+        cdef Lack lack
+        cdef int status = OK
+        while t != NULL:
+            following = t.orphan_next
+            if t.state == TXN_ACTIVE or t.state == TXN_ABORTING:
+                lack_init(&lack)
+                while True:
+                    status = self.txns.abort(t, &lack)
+                    if status != AGAIN:
+                        break
+                    status = self.txns.secure(t, &lack)
+                    if status != OK:
+                        break
+                self.txns.settle(&lack)
+            if status == OK:
+                self.txns.finish(t)
+            t = following
+        return status
+
+    def refresh_names(self):
+        """Hands the log the table of keyspace ids and names that each new segment opens with (law 1)."""
+        cdef bytearray encoded = bytearray()
+        cdef Record r
+        cdef uint8_t buffer[512]
+        cdef size_t n
+        cdef bytes name, row
+        for name, row in self.catalog():
+            memset(&r, 0, sizeof(Record))
+            r.type = R_NAME
+            r.keyspace = get32(<char*>row)
+            r.key = <char*>name
+            r.klen = len(name)
+            r.value = <char*>row
+            r.vlen = len(row)
+            n = record_encode(buffer, &r)
+            encoded += (<char*>buffer)[:n]
+        n = len(encoded)
+        latch_enter(&self.latch)
+        self.log.set_names(<const uint8_t*><char*>encoded, n)
+        latch_unlock(&self.latch)
+
+    def catalog(self):
+        """Names and rows of the catalogue as the tree holds them now, uncommitted ones included."""
+        cdef BTree tree = <BTree>self.txns.trees[CATALOG].tree
+        cdef Lack lack
+        cdef Path path
+        cdef const char* page
+        cdef uint16_t flags
+        cdef uint32_t vlen
+        cdef const char* value
+        cdef char key[512]
+        cdef size_t n
+        cdef int status, i
+        cdef bytes after = None
+        rows = []
+        lack_init(&lack)
+        while True:
+            latch_enter(&self.latch)
+            status = tree.seek(NULL if after is None else <char*>after, 0 if after is None else len(after),
+                               SEEK_GE if after is None else SEEK_GT, &path, &lack.need)
+            if status == AGAIN:
+                latch_unlock(&self.latch)
+                with nogil:
+                    latch_lock(&self.latch)
+                    status = self.txns.secure(NULL, &lack)
+                    latch_unlock(&self.latch)
+                if status != OK:
+                    raise_status(status)
+                continue
+            n = 0
+            if status == OK:
+                page = path.frames[path.depth - 1].page
+                i = path.slots[path.depth - 1]
+                n = node_key_copy(page, i, key)
+                value = node_value(page, i, &flags, &vlen)
+                memcpy(key + n, value, vlen)
+            self.txns.settle(&lack)
+            latch_unlock(&self.latch)
+            if status == ABSENT:
+                return rows
+            if status != OK:
+                raise_status(status)
+            after = key[:n]
+            if not flags & VALUE_GHOST:
+                rows.append((after, key[n:n + vlen]))
+
+    # --- background
+
+    cdef void poke(self) noexcept nogil:
+        if self.has_thread and not self.poked:
+            self.poked = True
+            condition_signal(&self.wake)
+
+    cdef bint work_waits(self) noexcept nogil:
+        if self.log.failed:
+            return False
+        return (self.log.end_lsn - self.checkpoint_state.lsn > self.checkpoint_bytes
+                or self.txns.lazy_lsn > self.log.synced_lsn
+                or self.log.end_lsn - self.poked_lsn > self.segment_size // 4
+                or self.txns.orphans != NULL
+                or (self.txns.garbage != NULL and self.txns.garbage.commit_ts <= clock_horizon(&self.txns.clock))
+                or self.txns.dropping)
+
+    cdef int work_once(self) noexcept nogil:
+        cdef int status = OK, s
+        self.poked_lsn = self.log.end_lsn
+        self.abort_orphans()
+        if not self.log.failed:
+            status = self.txns.collect_slowly()
+            s = self.drop_trees()
+            if status == OK:
+                status = s
+            s = self.log.prepare_ahead()
+            if status == OK:
+                status = s
+            if self.log.end_lsn - self.checkpoint_state.lsn > self.checkpoint_bytes and not self.checkpointing:
+                s = self.checkpoint_now(False)
+                if status == OK:
+                    status = s
+        return status
+
+    cdef void background_loop(self) noexcept nogil:
+        cdef int64_t now, wait
+        cdef int status
+        latch_lock(&self.latch)
+        self.last_lazy_flush = monotonic_micros()
+        while not self.stopping:
+            now = monotonic_micros()
+            wait = self.lazy_interval - (now - self.last_lazy_flush)
+            if wait <= 0:
+                if self.log.synced_lsn < self.txns.lazy_lsn and not self.log.failed:
+                    self.log.flush(self.txns.lazy_lsn, SYNC)
+                    self.txns.publish()
+                self.last_lazy_flush = monotonic_micros()
+                wait = self.lazy_interval
+            if not self.poked:
+                # With nothing lazy outstanding there is nothing to wake up for.
+                condition_wait(&self.wake, &self.latch, wait if self.log.synced_lsn < self.txns.lazy_lsn else -1)
+            if self.stopping:
+                break
+            self.poked = False
+            status = self.work_once()
+            self.background_status = status
+            if status != OK:
+                # A full disk or a failing one: try again at leisure, not in a circle.
+                self.background_failures += 1
+                if not self.stopping:
+                    condition_wait(&self.wake, &self.latch, 200000)
+        latch_unlock(&self.latch)

@@ -1,0 +1,23 @@
+"""Recovery, the normal path of opening: analysis, the checkpoint's image, redo through the code that wrote it, undo (law 10)."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from ..base.vfs cimport Vfs
+from ..txn.transaction cimport TxnManager
+
+cdef struct Recovered:
+    uint64_t records            # replayed
+    uint64_t transactions       # ended in the replayed log
+    uint64_t losers             # rolled back because they never ended
+    uint64_t bytes              # of log read
+    uint64_t end_lsn
+    uint64_t next_lsn           # where a new segment may start
+    uint32_t incarnation        # highest ever seen
+    uint64_t known_synced
+    uint32_t last_crc           # of the last group
+    uint64_t read_from          # the log is needed from here on
+
+# GIL held, latch not. Brings `m` (attached to an open store and pool) to the state the log tells. Raises.
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out)
+# GIL held, latch not. Makes the losers' aborts part of the log (m.log has been started, unless read-only) and undoes them.
+cdef object roll_back_losers(TxnManager m, Recovered* out)
+# GIL held, latch not. Makes a tree for keyspace `id` with an empty root. Raises.
+cdef object make_tree(TxnManager m, uint32_t id)

@@ -1,0 +1,411 @@
+"""Recovery: see recovery.pxd.
+
+1. Analysis reads the log once and learns which transactions ended, and how.  Those that commit whole need no before-images in redo.
+2. The checkpoint's record gives trees, transactions in flight with their undo; undo that was under way is finished first (law 9).
+3. Redo replays every record through TxnManager.write and undo, as it was logged: history is repeated.
+4. The log is ended durably and goes on in a new segment (the engine does that), the losers' aborts are logged, and they are undone.
+
+Nothing here changes the log's past, and page writes go to free space only, so recovery may be cut off anywhere and run again.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, calloc
+from libc.string cimport memset
+from ..base.coding cimport get32
+from ..base.latch cimport latch_lock, latch_unlock
+from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, E_CORRUPT, fail, fail_corrupt, raise_status
+from ..base.vfs cimport Vfs
+from ..index.btree cimport BTree
+from ..log.reader cimport LogReader
+from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB)
+from ..log.writer cimport LAZY
+from ..page.layout cimport VALUE_BLOB, BLOB_REF
+from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
+from ..txn.clock cimport writer_enter, queue_push
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_NONE, TREE_LIVE
+from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING, TXN_COMMITTING
+from .idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
+from .meta cimport meta_decode
+
+cdef enum:
+    SEEN = 1                    # has records, its end is not known
+    UNDOES = 2                  # aborts or rolls back to a savepoint: keeps before-images in redo
+
+cdef struct Pending:            # large values whose chunks are being replayed, by transaction and number
+    uint64_t txn
+    uint64_t number
+    BlobWrite write
+    Pending* next
+
+cdef struct Redo:
+    IdMap fates                 # transactions that need before-images
+    IdMap active                # those of them that are in flight: id -> Txn*
+    Pending* blobs
+    uint64_t from_lsn
+
+
+cdef object make_tree(TxnManager m, uint32_t id):
+    cdef BTree tree = BTree(m.pool, id, 0)
+    cdef Lack lack
+    cdef int status
+    lack_init(&lack)
+    with nogil:
+        latch_lock(m.latch)
+        status = m.tree_admit(id)
+        while status == OK:
+            status = tree.create(&lack.need)
+            if status != AGAIN:
+                break
+            status = m.secure(NULL, &lack)
+        m.settle(&lack)
+        if status == OK:
+            m.trees[id].tree = <void*>tree
+            m.trees[id].state = TREE_LIVE
+            m.trees[id].created_by = m.trees[id].dropped_by = NULL
+            m.trees[id].creation_lsn = m.trees[id].drop_ts = 0
+            if m.next_keyspace <= id:
+                m.next_keyspace = id + 1
+        latch_unlock(m.latch)
+    if status != OK:
+        raise_status(status)
+    m.tree_objects.append(tree)
+
+
+cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
+    """One pass over the log: leaves in `fates` the transactions that may have to be undone, wholly or in part."""
+    cdef Record r
+    cdef uint64_t* fate
+    cdef int status
+    while True:
+        status = log.next(&r)
+        if status != OK:
+            return OK if status == ABSENT else status
+        if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
+            if r.lsn >= redo.from_lsn and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
+                return fail(E_NOMEM, "no memory for the table of transactions")
+        elif r.type == R_ABORT or r.type == R_ROLLBACK:
+            if idmap_put(&redo.fates, r.txn, UNDOES):
+                return fail(E_NOMEM, "no memory for the table of transactions")
+        elif r.type == R_COMMIT:
+            out.transactions += 1
+            fate = idmap_get(&redo.fates, r.txn)
+            if fate != NULL and fate[0] == SEEN:
+                idmap_remove(&redo.fates, r.txn)
+
+
+cdef int not_replayable(const Record* r, const char* what) noexcept nogil:
+    return fail_corrupt("log", <long long>r.lsn, what, r.type, r.txn)
+
+
+cdef Pending** find_blob(Redo* redo, uint64_t txn, uint64_t number) noexcept nogil:
+    cdef Pending** p = &redo.blobs
+    while p[0] != NULL and (p[0].txn != txn or p[0].number != number):
+        p = &p[0].next
+    return p
+
+
+cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
+    cdef Pending** p = find_blob(redo, r.txn, r.a)
+    cdef Lack lack
+    cdef int status
+    if p[0] == NULL:
+        if r.b > (<uint64_t>1 << 30):
+            return not_replayable(r, "a large value longer than any may be")
+        p[0] = <Pending*>calloc(1, sizeof(Pending))
+        if p[0] == NULL:
+            return fail(E_NOMEM, "no memory to replay a large value")
+        p[0].txn = r.txn
+        p[0].number = r.a
+        lack_init(&lack)
+        while True:
+            status = blob_start(m, r.b, &p[0].write, &lack)
+            if status != AGAIN:
+                break
+            status = m.secure(NULL, &lack)
+            if status != OK:
+                break
+        if status != OK:
+            return status
+    if p[0].write.written + r.vlen > p[0].write.length:
+        return not_replayable(r, "more chunks than the large value is long")
+    latch_unlock(m.latch)
+    status = blob_append(m, &p[0].write, r.value, r.vlen)
+    latch_lock(m.latch)
+    return status
+
+
+cdef int redo_change(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept nogil:
+    cdef Lack lack
+    cdef Pending** p
+    cdef Pending* blob
+    cdef char reference[BLOB_REF]
+    cdef int status
+    lack_init(&lack)
+    if r.type == R_PUT_BLOB:
+        p = find_blob(redo, r.txn, r.a)
+        blob = p[0]
+        if blob == NULL or blob.write.written != r.b:
+            return not_replayable(r, "a large value some of whose chunks are missing")
+        latch_unlock(m.latch)
+        status = blob_complete(m, &blob.write, reference)
+        latch_lock(m.latch)
+        if status != OK:
+            return status
+        p[0] = blob.next
+        free(blob)
+    while True:
+        if r.type == R_PUT:
+            status = m.write(t, OP_PUT, r.keyspace, r.key, r.klen, r.value, r.vlen, 0, 0, r.lsn, &lack)
+        elif r.type == R_DELETE:
+            status = m.write(t, OP_DELETE, r.keyspace, r.key, r.klen, NULL, 0, 0, 0, r.lsn, &lack)
+        else:
+            status = m.write(t, OP_PUT, r.keyspace, r.key, r.klen, reference, BLOB_REF, VALUE_BLOB, r.a, r.lsn, &lack)
+        if status != AGAIN:
+            break
+        if lack.blocker != NULL:
+            status = not_replayable(r, "two transactions in flight changed one key")
+            break
+        status = m.secure(NULL, &lack)
+        if status != OK:
+            break
+    m.settle(&lack)
+    return OK if status == ABSENT else status
+
+
+cdef int finish_undo(TxnManager m, Txn* t, uint64_t lsn, bint ends) noexcept nogil:
+    cdef Lack lack
+    cdef int status
+    lack_init(&lack)
+    while True:
+        status = m.undo(t, lsn, &lack)
+        if status != AGAIN:
+            break
+        status = m.secure(NULL, &lack)
+        if status != OK:
+            break
+    m.settle(&lack)
+    if status == OK and ends:
+        m.end_aborted(t)
+    return status
+
+
+cdef int redo_end(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept nogil:
+    cdef Pending** p = &redo.blobs
+    cdef Pending* dead
+    cdef int status
+    if r.type == R_ROLLBACK:
+        return finish_undo(m, t, r.a, False) if t != NULL else OK
+    while p[0] != NULL:           # large values begun and never linked
+        if p[0].txn == r.txn:
+            dead = p[0]
+            p[0] = dead.next
+            blob_cancel(m, &dead.write)
+            free(dead)
+        else:
+            p = &p[0].next
+    if r.type == R_COMMIT:
+        m.clock.last_ts = r.a
+        if t == NULL:
+            m.clock.visible_ts = r.a
+            return OK
+        idmap_remove(&redo.active, r.txn)
+        t.commit_ts = r.a
+        t.durability = LAZY
+        t.state = TXN_COMMITTING
+        queue_push(&m.clock, t)
+        m.publish()
+        return m.collect_slowly()
+    if t == NULL:
+        return OK
+    idmap_remove(&redo.active, r.txn)
+    t.state = TXN_ABORTING
+    return finish_undo(m, t, 0, True)
+
+
+cdef Txn* transaction_of(TxnManager m, Redo* redo, const Record* r, int* status) noexcept nogil:
+    """The record's transaction if it keeps before-images (made at its first change), else NULL."""
+    cdef uint64_t* found = idmap_get(&redo.active, r.txn)
+    cdef Txn* t
+    status[0] = OK
+    if found != NULL:
+        return <Txn*>found[0]
+    if r.type != R_PUT and r.type != R_DELETE and r.type != R_PUT_BLOB:
+        return NULL
+    if idmap_get(&redo.fates, r.txn) == NULL:
+        return NULL
+    t = m.begin(False, LAZY, -1, False)
+    if t == NULL or idmap_put(&redo.active, r.txn, <uint64_t>t):
+        status[0] = fail(E_NOMEM, "no memory for a transaction in flight")
+        return NULL
+    t.handle = False
+    t.id = r.txn
+    t.first_lsn = r.lsn
+    writer_enter(&m.clock, t)
+    return t
+
+
+cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out, uint32_t* new_tree) noexcept nogil:
+    """Replays until the end, or until a keyspace must be made (then the record is replayed after that): AGAIN with its id."""
+    cdef Record r
+    cdef Txn* t
+    cdef uint32_t id
+    cdef int status
+    while True:
+        status = log.next(&r)
+        if status != OK:
+            return OK if status == ABSENT else status
+        if r.txn >= m.next_txn:
+            m.next_txn = r.txn + 1
+        if r.type == R_CHUNK:
+            status = redo_chunk(m, redo, &r)
+            if status != OK:
+                return status
+            continue
+        if r.lsn < redo.from_lsn or r.txn == 0:
+            continue
+        t = transaction_of(m, redo, &r, &status)
+        if status != OK:
+            return status
+        out.records += 1
+        if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
+            if r.type == R_PUT and r.keyspace == CATALOG:
+                if r.vlen != CATALOG_ROW:
+                    return not_replayable(&r, "a row of the catalogue of the wrong length")
+                id = get32(r.value)
+                if id >= m.next_keyspace or m.trees[id].tree == NULL:
+                    if id == 0 or id > m.next_keyspace + 1000000:
+                        return not_replayable(&r, "a row of the catalogue with an impossible keyspace id")
+                    latch_unlock(m.latch)
+                    with gil:
+                        try:
+                            make_tree(m, id)
+                        except (MemoryError, OSError, ArithmeticError):
+                            pass           # told by the missing tree
+                    latch_lock(m.latch)
+                    if m.trees[id].tree == NULL:
+                        return fail(E_NOMEM, "the tree of a keyspace could not be made again")
+                    m.trees[id].created_by = t
+            status = redo_change(m, redo, &r, t)
+        elif r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK:
+            status = redo_end(m, redo, &r, t)
+        if status != OK:
+            return status
+
+
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out):
+    cdef LogReader log = LogReader.__new__(LogReader)
+    cdef Redo redo
+    cdef char* meta = NULL
+    cdef size_t n = 0
+    cdef Txn* t
+    cdef Txn* following
+    cdef Pending* blob
+    cdef uint32_t unused = 0
+    cdef int status
+    memset(out, 0, sizeof(Recovered))
+    redo.blobs = NULL
+    redo.from_lsn = m.store.sb.checkpoint_lsn
+    if idmap_init(&redo.fates) or idmap_init(&redo.active):
+        raise MemoryError("no memory for the table of transactions")
+    m.redoing = True
+    m.next_txn = m.store.sb.next_txn if m.store.sb.next_txn else 1
+    m.next_keyspace = m.store.sb.next_keyspace if m.store.sb.next_keyspace else 1
+    m.clock.last_ts = m.clock.visible_ts = m.store.sb.next_commit_ts - 1 if m.store.sb.next_commit_ts else 0
+    try:
+        status = m.tree_admit(m.next_keyspace)
+        if status == OK:
+            status = m.store.read_meta(&meta, &n)
+        if status != OK:
+            raise_status(status)
+        if n:
+            meta_decode(m, <const uint8_t*>meta, n, redo.from_lsn, &out.read_from)
+        else:
+            out.read_from = redo.from_lsn
+            make_tree(m, CATALOG)
+        # 1. analysis
+        status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
+        if status == OK:
+            with nogil:
+                status = analyse(log, &redo, out)
+        if status != OK:
+            raise_status(status)
+        log.close()
+        # 2. undo that was under way at the checkpoint
+        t = m.clock.first_writer
+        while t != NULL and status == OK:
+            following = t.writer_next
+            if idmap_put(&redo.active, t.id, <uint64_t>t):
+                raise MemoryError("no memory for the table of transactions")
+            if t.undoing:
+                if t.state == TXN_ABORTING:
+                    idmap_remove(&redo.active, t.id)
+                with nogil:
+                    latch_lock(m.latch)
+                    status = finish_undo(m, t, t.undo_to, t.state == TXN_ABORTING)
+                    latch_unlock(m.latch)
+            t = following
+        if status != OK:
+            raise_status(status)
+        # 3. redo
+        log = LogReader.__new__(LogReader)
+        status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
+        if status == OK:
+            with nogil:
+                latch_lock(m.latch)
+                status = redo_pass(m, log, &redo, out, &unused)
+                latch_unlock(m.latch)
+        if status != OK:
+            raise_status(status)
+        out.end_lsn = log.end_lsn
+        out.next_lsn = log.highest_lsn
+        out.incarnation = log.max_incarnation
+        out.known_synced = log.known_synced
+        out.last_crc = log.last_crc
+        out.bytes = log.end_lsn - out.read_from if log.end_lsn > out.read_from else 0
+        while redo.blobs != NULL:
+            blob = redo.blobs
+            redo.blobs = blob.next
+            with nogil:
+                latch_lock(m.latch)
+                blob_cancel(m, &blob.write)
+                latch_unlock(m.latch)
+            free(blob)
+    finally:
+        log.close()
+        free(meta)
+        idmap_destroy(&redo.fates)
+        idmap_destroy(&redo.active)
+        while redo.blobs != NULL:
+            blob = redo.blobs
+            redo.blobs = blob.next
+            free(blob)
+
+
+cdef object roll_back_losers(TxnManager m, Recovered* out):
+    cdef Record r
+    cdef Txn* t
+    cdef int status = OK
+    with nogil:
+        latch_lock(m.latch)
+        # All aborts are logged before anything is undone, and nothing else is logged before them.
+        t = m.clock.first_writer
+        while t != NULL and status == OK:
+            out.losers += 1
+            if not m.read_only:
+                memset(&r, 0, sizeof(Record))
+                r.type = R_ABORT
+                r.txn = t.id
+                status = m.log.reserve(64)
+                if status == AGAIN:
+                    status = m.log.make_room(64)
+                if status == OK:
+                    m.log.append(&r)
+            t.state = TXN_ABORTING
+            t = t.writer_next
+        while m.clock.first_writer != NULL and status == OK:
+            status = finish_undo(m, m.clock.first_writer, 0, True)
+        if status == OK:
+            status = m.collect_slowly()
+        m.redoing = False
+        latch_unlock(m.latch)
+    if status != OK:
+        raise_status(status)

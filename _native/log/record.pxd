@@ -1,0 +1,48 @@
+"""Log records: one row of one table each (name, code, fields), from which encoder, decoder and printer follow.
+
+A record is logical: what a transaction did to which key of which keyspace; no page, no offset.  On disk a record is
+    u8 type | varint fields in the order of the type's row | key bytes | value bytes
+and its LSN is the position of its first byte in the log.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+
+cdef enum RecordType:          # on disk: never change
+    R_PUT = 1                  # txn, keyspace, klen, vlen, key, value
+    R_DELETE = 2               # txn, keyspace, klen, key
+    R_COMMIT = 3               # txn, commit_ts (a), wall clock microseconds (b)
+    R_ABORT = 4                # txn: every change of it is undone at this point
+    R_ROLLBACK = 5             # txn, lsn (a): its changes above that LSN are undone at this point
+    R_CHUNK = 6                # txn, blob number within the transaction (a), total length (b), vlen, value: next bytes of a large value
+    R_PUT_BLOB = 7             # txn, keyspace, blob number (a), total length (b), klen, key: links the chunks as the value
+    R_NAME = 8                 # keyspace, klen, vlen, key (name), value (options): row of the table a segment opens with
+    R_END = 9                  # a = first LSN of the next segment: the last record of a full segment
+    R_CHECKPOINT = 10          # a = generation, b = checkpoint LSN: a note for readers, no effect
+    R_TYPES = 11               # not a type: one above the highest
+
+cdef enum Field:               # a type's row is the set of these that it has; on disk they come in this order
+    F_TXN = 1
+    F_KEYSPACE = 2             # at most 2**32 - 1
+    F_A = 4
+    F_B = 8
+    F_KEY = 16                 # its length among the varints, its bytes after them
+    F_VALUE = 32               # likewise
+
+cdef struct Record:
+    uint8_t type
+    uint64_t lsn
+    uint64_t txn
+    uint32_t keyspace
+    uint64_t a
+    uint64_t b
+    const char* key
+    size_t klen
+    const char* value
+    size_t vlen
+
+cdef enum:
+    RECORD_OVERHEAD = 64       # bytes that any record takes at most beyond its key and value
+
+cdef size_t record_encode(uint8_t* out, const Record* r) noexcept nogil
+# Decodes the record at p; returns the byte after it, or NULL when it is not one. key and value point into the buffer.
+cdef const uint8_t* record_decode(const uint8_t* p, const uint8_t* end, Record* r) noexcept nogil
+cdef tuple record_tuple(const Record* r)     # (lsn, name, txn, keyspace, a, b, key, value); None for what the type has not

@@ -1,0 +1,168 @@
+"""Headers, names and listings of segment files: pure layout, no state."""
+from libc.stdio cimport snprintf
+from libc.stdlib cimport malloc, free, qsort
+from libc.string cimport memcpy, memcmp, memset, strlen
+from ..base.status cimport OK, E_NOMEM, fail
+from ..base.checksum cimport crc32c
+from ..base.coding cimport get32, get64, put32, put64
+
+cdef const char* MAGIC = b"ENGLIBwl"      # on disk: never change
+
+
+cdef void put_segment_header(uint8_t* out, const SegmentHeader* h) noexcept nogil:
+    memset(out, 0, SEGMENT_HEADER)
+    memcpy(out, MAGIC, 8)
+    put32(out + 8, h.version)
+    put32(out + 12, h.incarnation)
+    memcpy(out + 16, h.database_id, 16)
+    put64(out + 32, h.first_lsn)
+    put64(out + 40, h.prev_end)
+    put32(out + 48, h.prev_crc)
+    put32(out + 52, <uint32_t>(h.segment_size // LSN_UNIT))
+    put32(out + 60, crc32c(0, out, 60))
+
+
+cdef int get_segment_header(const uint8_t* p, uint64_t named, const uint8_t* database_id, SegmentHeader* h) noexcept nogil:
+    if memcmp(p, MAGIC, 8) != 0 or get32(p + 60) != crc32c(0, p, 60):
+        return HEADER_UNUSED
+    h.version = get32(p + 8)
+    h.incarnation = get32(p + 12)
+    memcpy(h.database_id, p + 16, 16)
+    h.first_lsn = get64(p + 32)
+    h.prev_end = get64(p + 40)
+    h.prev_crc = get32(p + 48)
+    h.segment_size = <uint64_t>get32(p + 52) * LSN_UNIT
+    if h.first_lsn != named:
+        return HEADER_UNUSED
+    if h.version > FORMAT_VERSION:
+        return HEADER_NEWER
+    if h.segment_size < MIN_SEGMENT or h.prev_end > h.first_lsn:
+        return HEADER_UNUSED
+    if database_id != NULL and memcmp(h.database_id, database_id, 16) != 0:
+        return HEADER_FOREIGN
+    return HEADER_OK
+
+
+cdef void get_group_header(const uint8_t* p, GroupHeader* h) noexcept nogil:
+    h.crc = get32(p)
+    h.length = get32(p + 4)
+    h.lsn = get64(p + 8)
+    h.synced_lsn = get64(p + 16)
+    h.incarnation = get32(p + 24)
+    h.prev_crc = get32(p + 28)
+
+
+cdef void put_group_header(uint8_t* p, const GroupHeader* h) noexcept nogil:
+    put32(p + 4, h.length)
+    put64(p + 8, h.lsn)
+    put64(p + 16, h.synced_lsn)
+    put32(p + 24, h.incarnation)
+
+
+cdef uint32_t seal_group(uint8_t* group, uint32_t prev_crc) noexcept nogil:
+    cdef uint32_t crc
+    put32(group + 28, prev_crc)
+    crc = crc32c(0, group + 4, <size_t>get32(group + 4) + GROUP_HEADER - 4)
+    put32(group, crc)
+    return crc
+
+
+cdef int segment_path(char* out, const char* dir, uint64_t first_lsn) noexcept nogil:
+    return snprintf(out, PATH_ROOM, b"%s/%016llx.wal", dir, <unsigned long long>first_lsn)
+
+
+cdef int spare_path(char* out, const char* dir, int n) noexcept nogil:
+    return snprintf(out, PATH_ROOM, b"%s/spare-%d.wal", dir, n)
+
+
+cdef int name_path(char* out, const char* dir, const char* name) noexcept nogil:
+    return snprintf(out, PATH_ROOM, b"%s/%s", dir, name)
+
+
+cdef void parent_path(char* out, const char* dir) noexcept nogil:
+    """The directory that holds `dir`, at most DIR_MAX long."""
+    cdef size_t n = strlen(dir)
+    while n > 1 and dir[n - 1] == c'/':
+        n -= 1
+    while n > 0 and dir[n - 1] != c'/':
+        n -= 1
+    while n > 1 and dir[n - 1] == c'/':
+        n -= 1
+    if n == 0:
+        memcpy(out, b".", 2)
+        return
+    memcpy(out, dir, n)
+    out[n] = 0
+
+
+cdef bint parse_segment(const char* name, uint64_t* first_lsn) noexcept nogil:
+    cdef int i
+    cdef uint64_t v = 0
+    cdef char c
+    if strlen(name) != 20 or memcmp(name + 16, b".wal", 4) != 0:
+        return False
+    for i in range(16):
+        c = name[i]
+        if c'0' <= c <= c'9':
+            v = v * 16 + <uint64_t>(c - c'0')
+        elif c'a' <= c <= c'f':
+            v = v * 16 + <uint64_t>(c - c'a' + 10)
+        else:
+            return False
+    first_lsn[0] = v
+    return v % LSN_UNIT == 0
+
+
+cdef bint parse_spare(const char* name, int* n) noexcept nogil:
+    cdef size_t length = strlen(name)
+    if length < 11 or length > 12 or memcmp(name, b"spare-", 6) != 0 or memcmp(name + length - 4, b".wal", 4) != 0:
+        return False
+    if not c'0' <= name[6] <= c'9':
+        return False
+    n[0] = name[6] - c'0'
+    if length == 12:
+        if not c'0' <= name[7] <= c'9' or n[0] == 0:
+            return False
+        n[0] = n[0] * 10 + (name[7] - c'0')
+    return n[0] < 64
+
+
+cdef int compare_lsn(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const uint64_t*>a)[0]
+    cdef uint64_t y = (<const uint64_t*>b)[0]
+    return -1 if x < y else (1 if x > y else 0)
+
+
+cdef int list_segments(Vfs vfs, const char* dir, Listing* out) noexcept nogil:
+    cdef char* names = NULL
+    cdef char* p
+    cdef size_t count = 0, i, length
+    cdef uint64_t first = 0
+    cdef int n = 0, rc
+    memset(out, 0, sizeof(Listing))
+    rc = vfs.list_dir(dir, &names, &count)
+    if rc != OK:
+        return rc
+    out.segments = <uint64_t*>malloc((count + 1) * sizeof(uint64_t))
+    if out.segments == NULL:
+        free(names)
+        return fail(E_NOMEM, b"no memory to list the log's segments")
+    p = names
+    for i in range(count):
+        length = strlen(p)
+        if parse_segment(p, &first):
+            out.segments[out.count] = first
+            out.count += 1
+        elif parse_spare(p, &n):
+            out.spares |= <uint64_t>1 << n
+        elif length > 4 and memcmp(p + length - 4, b".tmp", 4) == 0:
+            out.leftovers = True
+        p += length + 1
+    free(names)
+    qsort(out.segments, out.count, sizeof(uint64_t), &compare_lsn)
+    return OK
+
+
+cdef void free_listing(Listing* l) noexcept nogil:
+    free(l.segments)
+    memset(l, 0, sizeof(Listing))

@@ -1,0 +1,230 @@
+"""A door for tests: store and pool together, pages being leaves with one record."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from ..base.coding cimport get16, get64, put16, put32, put64
+from ..base.latch cimport latch_lock, latch_unlock
+from ..base.status cimport AGAIN, OK, raise_status
+from .layout cimport PAGE_HEADER, PAGE_LEAF
+from .pool cimport FRAME_DETACHED, Frame, Pool, pool_check, pool_find
+from .store_door cimport StoreDoor
+
+
+cdef void fill(char* page, uint32_t page_size, uint64_t pid, const char* value, size_t n) noexcept nogil:
+    """A leaf with the one record b"k" -> value."""
+    cdef size_t at = page_size - n - 3
+    memset(page, 0, page_size)
+    page[0] = PAGE_LEAF
+    put16(page + 2, 1)
+    put16(page + 4, <uint16_t>at)
+    put32(page + 20, 1)
+    put64(page + 24, pid)
+    put32(page + PAGE_HEADER, 0x6B000000)
+    put16(page + PAGE_HEADER + 4, <uint16_t>at)
+    put16(page + PAGE_HEADER + 6, 1)
+    put16(page + at, <uint16_t>n)
+    page[at + 2] = c"k"
+    memcpy(page + at + 3, value, n)
+
+
+cdef class PoolDoor(StoreDoor):
+    cdef readonly Pool pool
+    cdef public uint64_t log_end
+    cdef public uint64_t live_versions
+
+    def __init__(self, vfs, path, page_size=4096, create=False, read_only=False, cache_bytes=0, volatile_only=False):
+        StoreDoor.__init__(self, vfs, path, page_size, create, read_only)
+        self.pool = Pool()
+        rc = self.pool.init(self.store, &self.latch, cache_bytes, &self.log_end, &self.live_versions, volatile_only)
+        if rc != OK:
+            raise_status(rc)
+
+    def close(self):
+        self.pool.close()
+        StoreDoor.close(self)
+
+    cdef int bring(self, uint64_t pid, Frame** out) noexcept nogil:
+        """(latch) A pinned frame of pid."""
+        out[0] = pool_find(&self.pool.core, pid)
+        if out[0] is not NULL:
+            self.pool.pin(out[0])
+            return OK
+        return self.pool.load(pid, out)
+
+    def new(self, bytes value, rollback=False):
+        cdef const char* p = value
+        cdef size_t n = len(value)
+        cdef int rc
+        cdef Frame* f
+        cdef uint64_t pid = 0
+        cdef bint r = rollback
+        with nogil:
+            latch_lock(&self.latch)
+            while True:
+                rc = self.pool.admit_rollback(1) if r else self.pool.admit(1)
+                if rc == AGAIN:
+                    rc = self.pool.make_free_rollback(1) if r else self.pool.make_free(1)
+                    if rc == OK:
+                        continue
+                if rc == OK:
+                    rc = self.store.reserve_pids(1)
+                break
+            if rc == OK:
+                f = self.pool.new_page()
+                pid = f.pid
+                fill(f.page, self.pool.core.page_size, pid, p, n)
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+        return pid
+
+    def put(self, uint64_t pid, bytes value, rollback=False):
+        cdef const char* p = value
+        cdef size_t n = len(value)
+        cdef int rc
+        cdef Frame* f = NULL
+        cdef Frame* g
+        cdef bint r = rollback
+        with nogil:
+            latch_lock(&self.latch)
+            while True:
+                rc = self.bring(pid, &f)
+                if rc != OK:
+                    break
+                rc = self.pool.admit_rollback(1) if r else self.pool.admit(1)
+                if rc == OK and f.state != FRAME_DETACHED:
+                    g = self.pool.writable(f)
+                    fill(g.page, self.pool.core.page_size, pid, p, n)
+                if rc == AGAIN:
+                    rc = self.pool.make_free_rollback(1) if r else self.pool.make_free(1)
+                    self.pool.unpin(f)
+                    if rc == OK:
+                        continue
+                    break
+                if rc == OK and f.state == FRAME_DETACHED and self.pool.core.frame_of[pid] == 0:
+                    self.pool.unpin(f)
+                    continue
+                self.pool.unpin(f)
+                break
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+
+    def get(self, uint64_t pid):
+        cdef Frame* f = NULL
+        cdef int rc
+        cdef size_t at, n
+        value = None
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.bring(pid, &f)
+            latch_unlock(&self.latch)
+        if rc == OK:
+            if f.state != FRAME_DETACHED:
+                at = get16(f.page + PAGE_HEADER + 4)
+                n = get16(f.page + at)
+                value = f.page[at + 3:at + 3 + n]
+            with nogil:
+                latch_lock(&self.latch)
+                self.pool.unpin(f)
+                latch_unlock(&self.latch)
+        else:
+            raise_status(rc)
+        return value
+
+    def mark(self, uint64_t pid):
+        cdef Frame* f = pool_find(&self.pool.core, pid)
+        return None if f is NULL else f.mark
+
+    def pin_page(self, uint64_t pid):
+        cdef Frame* f = NULL
+        cdef int rc
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.bring(pid, &f)
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+        return <uint64_t>(f - self.pool.core.frames)
+
+    def unpin_frame(self, uint64_t frame):
+        with nogil:
+            latch_lock(&self.latch)
+            self.pool.unpin(&self.pool.core.frames[frame])
+            latch_unlock(&self.latch)
+
+    def resident(self, uint64_t pid):
+        return pool_find(&self.pool.core, pid) is not NULL
+
+    def drop(self, uint64_t pid):
+        cdef Frame* f = NULL
+        cdef int rc
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.bring(pid, &f)
+            if rc == OK:
+                self.pool.drop_page(f)
+                self.pool.unpin(f)
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+
+    def forget(self, uint64_t pid):
+        with nogil:
+            latch_lock(&self.latch)
+            self.pool.forget(pid)
+            latch_unlock(&self.latch)
+
+    def make_free(self, int n, rollback=False):
+        cdef int rc
+        cdef bint r = rollback
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.pool.make_free_rollback(n) if r else self.pool.make_free(n)
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+
+    def freeze(self):
+        cdef uint32_t image = 0
+        cdef int rc
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.store.freeze(&image)
+            if rc == OK:
+                rc = self.pool.freeze(image)
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+        return image
+
+    def write_frozen(self, uint32_t image):
+        cdef int rc
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.pool.write_frozen(image)
+            latch_unlock(&self.latch)
+        if rc != OK:
+            raise_status(rc)
+
+    def checkpoint(self, meta=b"", **fields):
+        image = self.freeze()
+        try:
+            self.write_frozen(image)
+            self.publish(image, meta, **fields)
+        except BaseException:
+            self.abandon(image)
+            raise
+
+    def stats(self):
+        p = self.pool
+        return {"frames": p.frame_count, "free": p.free_count, "dirty": p.dirty_count, "frozen": p.frozen_count, "loads": p.loads,
+                "evictions": p.evictions, "dirty_cap": p.dirty_cap}
+
+    def pool_check(self):
+        with nogil:
+            latch_lock(&self.latch)
+        try:
+            return pool_check(self.pool)
+        finally:
+            latch_unlock(&self.latch)

@@ -1,0 +1,127 @@
+"""Transactions: begin, get, put, delete, scan, savepoint, commit, abort, over the trees' contract, the log and the version table.
+
+All methods are nogil and under the engine latch.  One that cannot go on without something that takes time returns AGAIN *with nothing changed* and says in
+`Lack` what it is; the caller calls `secure` (which releases the latch while it waits) and then the method again.  `settle` ends an operation.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from ..base.latch cimport Latch, Condition
+from ..log.writer cimport LogWriter
+from ..page.pool cimport Pool
+from ..page.store cimport PageStore
+from ..index.btree cimport BTree, Need, Path, Cell
+from .versions cimport Txn, Version, VersionTable
+from .clock cimport Clock
+
+cdef enum TreeState:
+    TREE_NONE = 0
+    TREE_LIVE = 1
+    TREE_DROPPING = 2           # nobody may see it any more, once no snapshot is older than drop_ts
+
+cdef struct Tree:
+    void* tree                  # a BTree, kept alive by TxnManager.tree_objects
+    int state
+    Txn* created_by             # its creation is not committed yet
+    Txn* dropped_by             # its drop is not committed yet: an exclusive lock on the keyspace
+    uint64_t drop_ts
+    uint64_t creation_lsn
+
+cdef struct Found:
+    const char* value           # inline bytes: valid in this latch hold only; or the 16 bytes of a blob reference
+    uint32_t vlen
+    bint blob
+
+cdef struct Lack:
+    Need need                   # pages, frames, pids
+    size_t log_bytes            # room in the log
+    bint log_ends               # room for the end record of a transaction
+    Txn* blocker                # a row lock
+
+cdef enum Operation:            # what write() is to do
+    OP_PUT = 1
+    OP_DELETE = 2
+    OP_LOCK = 3
+
+cdef enum:
+    CATALOG = 0                 # keyspace id of the catalogue: name -> id, backend
+    END_BYTES = 96              # log room kept for the end record of each writer
+    CATALOG_ROW = 8             # u32 id, u8 backend, 3 bytes zero
+
+cdef class TxnManager:
+    # constant after attach()
+    cdef Latch* latch
+    cdef LogWriter log
+    cdef Pool pool
+    cdef PageStore store
+    cdef list tree_objects
+    cdef uint64_t version_budget
+    cdef uint64_t transaction_budget
+    # under the latch
+    cdef VersionTable table
+    cdef Clock clock
+    cdef Tree* trees            # by keyspace id
+    cdef uint32_t tree_room
+    cdef uint32_t next_keyspace
+    cdef uint64_t next_txn
+    cdef uint64_t log_end       # where redo stands; after recovery the log's own end is what counts
+    cdef bint redoing
+    cdef bint read_only
+    cdef bint closing
+    cdef int failed             # E_LOG once the log has failed
+    cdef Txn* garbage           # committed, with versions some snapshot may still need; by commit timestamp
+    cdef Txn* garbage_tail
+    cdef Txn* free_txns
+    cdef uint64_t commits, aborts, conflicts, deadlocks, timeouts, reads_of_versions, snapshots_lost
+    cdef uint64_t dropping      # trees in state TREE_DROPPING
+    cdef uint64_t lazy_lsn      # end of the newest commit that nobody waits for
+    # own synchronisation (atomic)
+    cdef Txn* orphans
+
+    # --- life of a transaction
+    cdef Txn* begin(self, bint read_only, int durability, int64_t lock_timeout, bint snapshot) noexcept nogil     # NULL: no memory
+    cdef void finish(self, Txn* t) noexcept nogil              # the handle lets go of it; it must have ended
+    cdef int commit(self, Txn* t) noexcept nogil               # may wait (flush); OK, E_UNKNOWN, E_TXN_CLOSED ...
+    cdef int commit_begin(self, Txn* t) noexcept nogil         # its part before the flush: OK = already visible, AGAIN = flush, then commit_end
+    cdef int commit_end(self, Txn* t, int flushed) noexcept nogil
+    cdef int abort(self, Txn* t, Lack* lack) noexcept nogil    # OK, AGAIN
+    cdef int save(self, Txn* t) noexcept nogil
+    cdef int rollback_to(self, Txn* t, int depth, Lack* lack) noexcept nogil
+    cdef int undo(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil
+    cdef int undo_changes(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil
+    cdef void end_aborted(self, Txn* t) noexcept nogil
+    cdef void queue_abort(self, Txn* t) noexcept nogil         # no latch: a handle was dropped
+    cdef Txn* take_orphans(self) noexcept nogil                # no latch
+
+    # --- operations. t NULL: the newest visible state
+    cdef int check(self, Txn* t, bint writing) noexcept nogil
+    cdef int read(self, Txn* t, uint32_t keyspace, const char* key, size_t klen, Found* out, Lack* lack) noexcept nogil
+    cdef int visible(self, Txn* t, uint32_t keyspace, const char* key, size_t klen, Cell* cell, Found* out) noexcept nogil
+    cdef int write(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen, uint16_t flags,
+                   uint64_t blob_number, uint64_t lsn, Lack* lack) noexcept nogil
+    cdef int log_chunk(self, Txn* t, uint64_t number, uint64_t total, const char* data, size_t n, Lack* lack) noexcept nogil
+    cdef int secure(self, Txn* t, Lack* lack) noexcept nogil
+    cdef void settle(self, Lack* lack) noexcept nogil
+
+    cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil
+    cdef uint64_t append(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
+                         uint16_t flags, uint64_t blob_number) noexcept nogil
+    cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil
+    cdef void undo_catalog(self, Txn* t, uint64_t lsn) noexcept nogil
+    cdef void commit_catalog(self, Txn* t) noexcept nogil
+    cdef void drop_locks(self, Txn* t) noexcept nogil
+    cdef void recycle(self, Txn* t) noexcept nogil
+
+    # --- visibility and garbage
+    cdef void leave_garbage(self, Txn* t) noexcept nogil
+    cdef void prune(self, Version* v) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef void collect(self, int budget) noexcept nogil
+    cdef int collect_slowly(self) noexcept nogil               # may wait: fetches pages to remove ghosts from
+    cdef bint discard(self, Txn* t, int* budget, Lack* lack) noexcept nogil
+    cdef void close_snapshot(self, Txn* t) noexcept nogil
+
+    # --- keyspaces
+    cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil
+    cdef int tree_admit(self, uint32_t keyspace) noexcept nogil
+    cdef int writers_in(self, Txn* t, uint32_t keyspace, Txn** blocker) noexcept nogil
+
+cdef void lack_init(Lack* l) noexcept nogil

@@ -1,0 +1,812 @@
+"""Transactions: see transaction.pxd.
+
+Data flow of a write: admission (place in the tree, row lock, memory for the version, room in the log; lacking any, AGAIN), then in the same latch hold
+the log record, the version, the tree: nothing of that can fail (laws 1 and 2).  Of a commit: its record with the next timestamp, the commit queue, a
+flush shared with others, then publication in log order (law 8), then garbage.  Of a rollback: its record first, then undo, newest change first (law 9).
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport calloc, realloc, free
+from libc.string cimport memset, memcpy
+from ..base.coding cimport get32, get64
+from ..base.latch cimport Latch, condition_init, condition_destroy, wall_micros
+from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
+                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, E_INVALID, fail, fail_n)
+from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD)
+from ..log.writer cimport LogWriter, LAZY, OS, SYNC
+from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
+from ..page.pool cimport Pool
+from ..index.btree cimport BTree, Need, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
+from .versions cimport (Txn, Version, Savepoint, VersionTable, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN,
+                        BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push,
+                        table_unlink, table_find, arena_release, hash_key, version_key, version_value, select_version)
+from .clock cimport (Clock, clock_safe_lsn, clock_horizon, snapshot_open, snapshot_close, snapshot_between, writer_enter, writer_leave,
+                     queue_push, queue_pop)
+from .deadlock cimport wait_for, wake_waiters
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* A stack that handles dropped by the garbage collector push themselves on without any latch. */
+    static inline void* el_load(void** p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline int el_swap(void** p, void* old, void* neu) {
+        return __atomic_compare_exchange_n(p, &old, neu, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+    static inline void* el_take(void** p) { return __atomic_exchange_n(p, (void*)0, __ATOMIC_ACQ_REL); }
+    """
+    void* el_load(void** p) noexcept nogil
+    int el_swap(void** p, void* old, void* new) noexcept nogil
+    void* el_take(void** p) noexcept nogil
+
+cdef enum:
+    COLLECT_BUDGET = 512        # versions freed on the way at the end of a transaction; more waits for the next one
+
+cdef uint64_t NEWEST = <uint64_t>-1
+
+
+cdef void lack_init(Lack* l) noexcept nogil:
+    need_init(&l.need)
+    l.log_bytes = 0
+    l.log_ends = False
+    l.blocker = NULL
+
+
+cdef class TxnManager:
+
+    def __cinit__(self):
+        self.tree_objects = []
+        if table_init(&self.table) != OK:
+            raise MemoryError("no memory for the version table")
+        self.next_txn = 1
+        self.next_keyspace = 1
+
+    def __dealloc__(self):
+        cdef Txn* t = self.take_orphans()
+        cdef Txn* following
+        while t != NULL:
+            following = t.orphan_next
+            t.queue_next = self.free_txns
+            self.free_txns = t
+            t = following
+        while self.free_txns != NULL:
+            t = self.free_txns
+            self.free_txns = t.queue_next
+            t.live = 0
+            arena_release(&self.table, t)
+            free(t.arena)
+            condition_destroy(&t.cond)
+            free(t.savepoints)
+            free(t)
+        table_destroy(&self.table)
+        free(self.trees)
+
+    # --- life of a transaction
+
+    cdef Txn* begin(self, bint read_only, int durability, int64_t lock_timeout, bint snapshot) noexcept nogil:
+        cdef Txn* t = self.free_txns
+        if t != NULL:
+            self.free_txns = t.queue_next
+            t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
+            t.state = TXN_ACTIVE
+            t.doomed = 0
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = False
+            t.depth = 0
+            t.deadline = 0
+            t.queue_next = NULL
+        else:
+            t = <Txn*>calloc(1, sizeof(Txn))
+            if t == NULL:
+                fail(E_NOMEM, "no memory for a transaction")
+                return NULL
+            condition_init(&t.cond)
+        t.handle = True
+        t.read_only = read_only
+        t.durability = durability
+        t.lock_timeout = lock_timeout
+        if snapshot:
+            snapshot_open(&self.clock, t, self.log.end_lsn)
+        else:
+            t.snapshot = NEWEST
+            t.safe_lsn = 0
+        return t
+
+    cdef void recycle(self, Txn* t) noexcept nogil:
+        arena_release(&self.table, t)
+        t.queue_next = self.free_txns
+        self.free_txns = t
+
+    cdef void finish(self, Txn* t) noexcept nogil:
+        t.handle = False
+        if t.live == 0 and not t.in_garbage and t.state in (TXN_COMMITTED, TXN_ABORTED):
+            self.recycle(t)
+
+    cdef void close_snapshot(self, Txn* t) noexcept nogil:
+        cdef bint oldest
+        if not t.in_snapshots:
+            return
+        oldest = self.clock.oldest_snapshot == t
+        snapshot_close(&self.clock, t)
+        if oldest and self.garbage != NULL:
+            self.collect(COLLECT_BUDGET)
+
+    cdef int commit_begin(self, Txn* t) noexcept nogil:
+        cdef Record r
+        cdef Txn* p
+        cdef int level
+        if t.state != TXN_ACTIVE:
+            return fail(E_TXN_CLOSED, "the transaction has ended")
+        if t.id == 0:
+            if t.locks:
+                self.drop_locks(t)
+            t.state = TXN_COMMITTED
+            wake_waiters(t)
+            self.close_snapshot(t)
+            return OK
+        if self.failed:
+            return fail(E_LOG, "the log has failed: nothing can be committed until the database is opened again")
+        memset(&r, 0, sizeof(Record))
+        r.type = R_COMMIT
+        r.txn = t.id
+        self.clock.last_ts += 1
+        t.commit_ts = self.clock.last_ts
+        r.a = t.commit_ts
+        r.b = <uint64_t>wall_micros()
+        self.log.reserve_ends(-END_BYTES)
+        t.last_lsn = self.log.append(&r)
+        t.commit_lsn = self.log.end_lsn
+        t.state = TXN_COMMITTING
+        level = t.durability
+        if level == LAZY:
+            self.lazy_lsn = t.commit_lsn
+        p = self.clock.queue
+        while p != NULL and level < SYNC:
+            if p.durability > level:
+                level = p.durability
+            p = p.queue_next
+        t.durability = level
+        queue_push(&self.clock, t)
+        if level == LAZY:
+            self.publish()
+            return OK
+        return AGAIN
+
+    cdef int commit_end(self, Txn* t, int flushed) noexcept nogil:
+        self.publish()
+        if t.state == TXN_COMMITTED:
+            return OK
+        self.failed = E_LOG
+        t.state = TXN_UNKNOWN
+        return fail(E_UNKNOWN, "the log failed while the commit was being made durable: it may or may not be there after the next open")
+
+    cdef int commit(self, Txn* t) noexcept nogil:
+        cdef int status = self.commit_begin(t)
+        if status != AGAIN:
+            return status
+        return self.commit_end(t, self.log.flush(t.commit_lsn, t.durability))
+
+    cdef void drop_locks(self, Txn* t) noexcept nogil:
+        """Takes row locks that changed nothing out of the table."""
+        cdef Version* v = t.newest
+        while v != NULL:
+            if v.linked and v.flags & LOCK_ONLY:
+                table_unlink(&self.table, v)
+            v = v.previous
+
+    cdef int abort(self, Txn* t, Lack* lack) noexcept nogil:
+        cdef Record r
+        cdef int status
+        if t.state == TXN_ACTIVE:
+            if t.id != 0:
+                self.log.reserve_ends(-END_BYTES)
+                if not self.log.failed:
+                    memset(&r, 0, sizeof(Record))
+                    r.type = R_ABORT
+                    r.txn = t.id
+                    t.last_lsn = self.log.append(&r)
+            t.state = TXN_ABORTING
+            self.aborts += 1
+        elif t.state != TXN_ABORTING:
+            return OK
+        status = self.undo(t, 0, lack)
+        if status != OK:
+            return status
+        self.end_aborted(t)
+        return OK
+
+    cdef void end_aborted(self, Txn* t) noexcept nogil:
+        if t.blob_pid:
+            self.pool.forget(t.blob_pid)
+            t.blob_pid = 0
+        t.blob_lsn = 0
+        t.state = TXN_ABORTED
+        writer_leave(&self.clock, t)
+        wake_waiters(t)
+        self.close_snapshot(t)
+        if not t.handle:
+            self.recycle(t)
+
+    cdef int save(self, Txn* t) noexcept nogil:
+        cdef Savepoint* grown
+        if t.depth == t.savepoint_room:
+            grown = <Savepoint*>realloc(t.savepoints, <size_t>(t.savepoint_room * 2 + 4) * sizeof(Savepoint))
+            if grown == NULL:
+                return fail(E_NOMEM, "no memory for a savepoint")
+            t.savepoints = grown
+            t.savepoint_room = t.savepoint_room * 2 + 4
+        t.savepoints[t.depth].lsn = self.log.end_lsn - 1
+        t.depth += 1
+        return OK
+
+    cdef int rollback_to(self, Txn* t, int depth, Lack* lack) noexcept nogil:
+        """Undoes what was done since savepoint number `depth` (1 = the outermost) was set; closes it and those inside it."""
+        cdef Record r
+        cdef int status
+        cdef uint64_t lsn = t.savepoints[depth - 1].lsn
+        if not t.undoing:
+            status = self.check(t, False)
+            if status != OK:
+                return status
+            if t.newest != NULL and t.newest.lsn > lsn:
+                if t.id != 0:
+                    status = self.log.reserve(RECORD_OVERHEAD)
+                    if status != OK:
+                        lack.log_bytes = RECORD_OVERHEAD
+                        return status
+                    memset(&r, 0, sizeof(Record))
+                    r.type = R_ROLLBACK
+                    r.txn = t.id
+                    r.a = lsn
+                    t.last_lsn = self.log.append(&r)
+            t.writes += 1
+        status = self.undo(t, lsn, lack)
+        if status != OK:
+            return status
+        t.depth = depth - 1
+        wake_waiters(t)
+        return OK
+
+    cdef int undo(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil:
+        """Puts back the before-images of t's changes above lsn, newest first. AGAIN leaves it under way: call again."""
+        cdef int status
+        t.undoing = True
+        t.undo_to = lsn
+        self.pool.rolling_back += 1
+        status = self.undo_changes(t, lsn, lack)
+        self.pool.rolling_back -= 1
+        if status != OK:
+            return status
+        t.undoing = False
+        if t.catalog:
+            self.undo_catalog(t, lsn)
+        return OK
+
+    cdef int undo_changes(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil:
+        cdef Version* v
+        cdef Tree* e
+        cdef Path path
+        cdef Cell cell
+        cdef int status
+        cdef uint32_t row
+        cdef uint64_t blob
+        while t.newest != NULL and t.newest.lsn > lsn:
+            v = t.newest
+            if v.linked and not v.flags & LOCK_ONLY and self.trees[v.keyspace].state == TREE_LIVE:
+                e = &self.trees[v.keyspace]
+                status = (<BTree>e.tree).prepare(version_key(v), v.klen, v.vlen, &path, &cell, &lack.need)
+                if status != OK and status != ABSENT:
+                    return status
+                if status == OK and cell.flags & VALUE_BLOB:
+                    blob = get64(cell.value)
+                    if not v.flags & BEFORE_BLOB or get64(version_value(v)) != blob:
+                        self.pool.forget(blob)
+                if v.keyspace == CATALOG:
+                    if status == OK and not cell.flags & VALUE_GHOST:
+                        row = get32(cell.value)
+                        if row < self.next_keyspace:
+                            self.trees[row].dropped_by = t
+                    if not v.flags & BEFORE_ABSENT:
+                        row = get32(version_value(v))
+                        if row < self.next_keyspace:
+                            self.trees[row].dropped_by = NULL
+                if not v.flags & BEFORE_ABSENT:
+                    (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_BLOB if v.flags & BEFORE_BLOB else 0,
+                                              version_value(v), v.vlen, v.lsn)
+                elif v.older != NULL:
+                    (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_GHOST, NULL, 0, v.lsn)
+                elif status == OK:
+                    (<BTree>e.tree).apply_remove(&path, v.lsn)
+            t.newest = v.previous
+            if v.linked:
+                table_unlink(&self.table, v)
+        return OK
+
+    cdef void undo_catalog(self, Txn* t, uint64_t lsn) noexcept nogil:
+        cdef uint32_t i
+        for i in range(1, self.next_keyspace):
+            if self.trees[i].created_by == t and (self.trees[i].creation_lsn > lsn or self.trees[i].creation_lsn == 0):
+                self.trees[i].created_by = self.trees[i].dropped_by = NULL
+                self.trees[i].state = TREE_DROPPING
+                self.trees[i].drop_ts = 0
+                self.dropping += 1
+
+    cdef void commit_catalog(self, Txn* t) noexcept nogil:
+        cdef uint32_t i
+        for i in range(1, self.next_keyspace):
+            if self.trees[i].dropped_by == t:
+                self.trees[i].state = TREE_DROPPING
+                self.trees[i].drop_ts = t.commit_ts
+                self.dropping += 1
+            elif self.trees[i].created_by != t:
+                continue
+            self.trees[i].created_by = self.trees[i].dropped_by = NULL
+
+    cdef void queue_abort(self, Txn* t) noexcept nogil:
+        cdef void* old
+        while True:
+            old = el_load(<void**>&self.orphans)
+            t.orphan_next = <Txn*>old
+            if el_swap(<void**>&self.orphans, old, t):
+                return
+
+    cdef Txn* take_orphans(self) noexcept nogil:
+        return <Txn*>el_take(<void**>&self.orphans)
+
+    # --- operations
+
+    cdef int check(self, Txn* t, bint writing) noexcept nogil:
+        if self.closing:
+            return fail(E_CLOSED, "the database is closed")
+        if t != NULL:
+            if t.state != TXN_ACTIVE:
+                return fail(E_TXN_CLOSED, "the transaction has ended")
+            if t.snapshot_lost:
+                return fail(E_SNAPSHOT, "old versions needed by this transaction's snapshot were dropped to keep within version_budget")
+            if t.doomed:
+                return fail(t.doomed, "the transaction was chosen as the victim of a cycle of waits")
+            if t.undoing:
+                return fail(E_USAGE, "a rollback to a savepoint failed half-way: the transaction can only be aborted")
+            if writing and t.read_only:
+                return fail(E_READONLY, "the transaction is read-only")
+        if writing:
+            if self.read_only:
+                return fail(E_READONLY, "the database was opened read-only")
+            if self.failed or self.log.failed:
+                self.failed = E_LOG
+                return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
+        return OK
+
+    cdef int tree_admit(self, uint32_t keyspace) noexcept nogil:
+        """Room in the table of trees for that id."""
+        cdef uint32_t room = self.tree_room if self.tree_room else 8
+        cdef Tree* grown
+        if keyspace < self.tree_room:
+            return OK
+        while room <= keyspace:
+            room *= 2
+        grown = <Tree*>realloc(self.trees, room * sizeof(Tree))
+        if grown == NULL:
+            return fail(E_NOMEM, "no memory for the table of keyspaces")
+        memset(grown + self.tree_room, 0, (room - self.tree_room) * sizeof(Tree))
+        self.trees = grown
+        self.tree_room = room
+        return OK
+
+    cdef int writers_in(self, Txn* t, uint32_t keyspace, Txn** blocker) noexcept nogil:
+        """AGAIN, with one of them, while transactions other than t have uncommitted changes in the keyspace."""
+        cdef Txn* w = self.clock.first_writer
+        cdef Version* v
+        while w != NULL:
+            if w != t and w.keyspaces & (<uint64_t>1 << (keyspace & 63)):
+                v = w.newest
+                while v != NULL:
+                    if v.keyspace == keyspace and v.linked:
+                        blocker[0] = w
+                        return AGAIN
+                    v = v.previous
+            w = w.writer_next
+        return OK
+
+    cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil:
+        """Whether the reader may look into the keyspace."""
+        cdef Tree* e
+        if keyspace >= self.next_keyspace or self.trees[keyspace].tree == NULL:
+            return fail(E_USAGE, "the keyspace is gone")
+        e = &self.trees[keyspace]
+        if e.state != TREE_LIVE and (t == NULL or e.drop_ts <= t.snapshot):
+            return fail(E_USAGE, "the keyspace has been dropped")
+        if (e.dropped_by != NULL and e.dropped_by == t) or (e.created_by != NULL and e.created_by != t):
+            return fail(E_USAGE, "no such keyspace for this transaction")
+        return OK
+
+    cdef int read(self, Txn* t, uint32_t keyspace, const char* key, size_t klen, Found* out, Lack* lack) noexcept nogil:
+        cdef Cell cell
+        cdef int status
+        status = self.readable(t, keyspace)
+        if status != OK:
+            return status
+        status = (<BTree>self.trees[keyspace].tree).find(key, klen, &cell, &lack.need)
+        if status != OK:
+            return status
+        return self.visible(t, keyspace, key, klen, &cell, out)
+
+    cdef int visible(self, Txn* t, uint32_t keyspace, const char* key, size_t klen, Cell* cell, Found* out) noexcept nogil:
+        """What the reader sees of a cell: OK and the value, or ABSENT."""
+        cdef Version* v
+        cdef uint64_t snapshot, safe
+        if self.table.live:
+            if t != NULL:
+                snapshot = t.snapshot
+                safe = t.safe_lsn
+            else:
+                snapshot = self.clock.visible_ts
+                safe = clock_safe_lsn(&self.clock, self.log.end_lsn)
+            if cell.frame.mark >= safe:
+                v = table_find(&self.table, hash_key(keyspace, key, klen), keyspace, key, klen)
+                v = select_version(t, snapshot, v)
+                if v != NULL:
+                    self.reads_of_versions += 1
+                    if v.flags & BEFORE_ABSENT:
+                        return ABSENT
+                    out.value = version_value(v)
+                    out.vlen = v.vlen
+                    out.blob = v.flags & BEFORE_BLOB
+                    return OK
+        if cell.flags & VALUE_GHOST:
+            return ABSENT
+        out.value = cell.value
+        out.vlen = cell.vlen
+        out.blob = cell.flags & VALUE_BLOB
+        return OK
+
+    cdef int write(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen, uint16_t flags,
+                   uint64_t blob_number, uint64_t lsn, Lack* lack) noexcept nogil:
+        """Puts, deletes or locks a key.  In redo `lsn` is the record's and nothing is logged; t is NULL there for a transaction known to commit whole."""
+        cdef Tree* e
+        cdef Version* head = NULL
+        cdef Version* pruned = NULL
+        cdef Txn* owner
+        cdef Path path
+        cdef Cell cell
+        cdef uint64_t hash = 0, floor
+        cdef uint32_t row
+        cdef uint16_t before = 0
+        cdef size_t image
+        cdef int status
+        cdef bint present, fresh
+        if not self.redoing:
+            status = self.check(t, True)
+            if status != OK:
+                return status
+        if keyspace >= self.next_keyspace or self.trees[keyspace].tree == NULL:
+            return fail(E_USAGE, "the keyspace is gone")
+        e = &self.trees[keyspace]
+        if e.state != TREE_LIVE:
+            return fail(E_USAGE, "the keyspace has been dropped")
+        if e.dropped_by != NULL and e.dropped_by != t:
+            lack.blocker = e.dropped_by
+            return AGAIN
+        if e.created_by != NULL and e.created_by != t:
+            lack.blocker = e.created_by
+            return AGAIN
+        status = (<BTree>e.tree).prepare(key, klen, vlen, &path, &cell, &lack.need)
+        if status != OK and status != ABSENT:
+            return status
+        present = status == OK and not cell.flags & VALUE_GHOST
+        fresh = t != NULL
+        if t != NULL:
+            hash = hash_key(keyspace, key, klen)
+            head = table_find(&self.table, hash, keyspace, key, klen)
+            if head != NULL:
+                owner = head.owner
+                if owner == t:
+                    # Redo knows no savepoints: there every change keeps its own before-image.
+                    floor = t.savepoints[t.depth - 1].lsn if t.depth else 0
+                    fresh = head.lsn <= floor or self.redoing
+                elif owner.state == TXN_COMMITTED:
+                    if owner.commit_ts > t.snapshot:
+                        self.conflicts += 1
+                        return fail_n(E_CONFLICT, "the key was changed by a transaction that committed at %lld, after this one's snapshot at %lld",
+                                      <int64_t>owner.commit_ts, <int64_t>t.snapshot)
+                elif owner.state == TXN_UNKNOWN:
+                    return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
+                else:
+                    lack.blocker = owner
+                    return AGAIN
+        if op == OP_DELETE and not present:
+            return ABSENT
+        if op == OP_LOCK and not fresh:
+            return OK
+        if fresh:
+            image = 0 if not present else (BLOB_REF if cell.flags & VALUE_BLOB else cell.vlen)
+            if t.bytes > self.transaction_budget:
+                return fail_n(E_TOO_LARGE, "the transaction keeps %lld bytes of before-images, over transaction_budget = %lld",
+                              <int64_t>t.bytes, <int64_t>self.transaction_budget)
+            status = table_reserve(&self.table, t, klen, image)
+            if status != OK:
+                return status
+        if not self.redoing:
+            if op != OP_LOCK:
+                status = self.log.reserve(klen + vlen + RECORD_OVERHEAD)
+                if status != OK:
+                    lack.log_bytes = klen + vlen + RECORD_OVERHEAD
+                    return status
+                if t.id == 0:
+                    status = self.start_writing(t, lack)
+                    if status != OK:
+                        return status
+                lsn = self.append(t, op, keyspace, key, klen, value, vlen, flags, blob_number)
+            else:
+                lsn = self.log.end_lsn
+        # From here on nothing fails.
+        if t != NULL:
+            t.writes += 1
+            t.keyspaces |= <uint64_t>1 << (keyspace & 63)
+            if t.last_lsn < lsn:
+                t.last_lsn = lsn
+        if fresh:
+            if not present:
+                before = BEFORE_ABSENT
+            elif cell.flags & VALUE_BLOB:
+                before = BEFORE_BLOB
+            if op == OP_LOCK:
+                before |= LOCK_ONLY
+                t.locks = True
+            pruned = head
+            head = table_push(&self.table, t, head, hash, keyspace, key, klen, before, cell.value if present else NULL, image, lsn)
+            if pruned != NULL and pruned.owner.state == TXN_COMMITTED:
+                self.prune(pruned)
+            if op == OP_LOCK:
+                return OK
+        elif present and cell.flags & VALUE_BLOB and (head == NULL or not head.flags & LOCK_ONLY):
+            self.pool.forget(get64(cell.value))
+        if head != NULL:
+            head.flags &= ~(LEFT_GHOST | LOCK_ONLY)
+            if op == OP_DELETE:
+                head.flags |= LEFT_GHOST
+        if flags & VALUE_BLOB and t != NULL:
+            t.blob_pid = t.blob_lsn = 0          # linked: it is the tree's from now on
+        if keyspace == CATALOG:
+            self.catalog_changed(t, op, present, cell.value, value, lsn)
+        if op == OP_PUT:
+            (<BTree>e.tree).apply_put(&path, key, klen, flags, value, vlen, lsn)
+        elif head != NULL:
+            (<BTree>e.tree).apply_put(&path, key, klen, VALUE_GHOST, NULL, 0, lsn)
+        else:
+            (<BTree>e.tree).apply_remove(&path, lsn)
+        return OK
+
+    cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil:
+        cdef uint32_t row
+        if t != NULL:
+            t.catalog = True
+        if present:
+            row = get32(before)
+            if row < self.next_keyspace:
+                self.trees[row].dropped_by = t
+                if t == NULL and self.trees[row].state == TREE_LIVE:
+                    self.trees[row].state = TREE_DROPPING
+                    self.trees[row].drop_ts = 0
+                    self.dropping += 1
+        if op == OP_PUT:
+            row = get32(after)
+            if row < self.next_keyspace:
+                self.trees[row].dropped_by = NULL
+                if t == NULL and self.trees[row].state == TREE_DROPPING:
+                    self.trees[row].state = TREE_LIVE
+                    self.dropping -= 1
+                if self.trees[row].created_by == t and self.trees[row].creation_lsn == 0:
+                    self.trees[row].creation_lsn = lsn
+
+    cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil:
+        cdef int status = self.log.reserve_ends(END_BYTES)
+        if status != OK:
+            lack.log_ends = True
+            return status
+        t.id = self.next_txn
+        self.next_txn += 1
+        t.first_lsn = self.log.end_lsn
+        writer_enter(&self.clock, t)
+        return OK
+
+    cdef uint64_t append(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
+                         uint16_t flags, uint64_t blob_number) noexcept nogil:
+        cdef Record r
+        if op == OP_PUT and not flags & VALUE_BLOB:
+            return self.log.append_put(t.id, keyspace, key, klen, value, vlen)
+        memset(&r, 0, sizeof(Record))
+        r.type = R_DELETE if op == OP_DELETE else R_PUT_BLOB
+        r.txn = t.id
+        r.keyspace = keyspace
+        r.key = key
+        r.klen = klen
+        if op == OP_PUT:
+            r.a = blob_number
+            r.b = get64(value + 8)
+        return self.log.append(&r)
+
+    cdef int log_chunk(self, Txn* t, uint64_t number, uint64_t total, const char* data, size_t n, Lack* lack) noexcept nogil:
+        """Logs the next bytes of large value `number` of the transaction."""
+        cdef Record r
+        cdef int status = self.check(t, True)
+        if status != OK:
+            return status
+        status = self.log.reserve(n + RECORD_OVERHEAD)
+        if status != OK:
+            lack.log_bytes = n + RECORD_OVERHEAD
+            return status
+        if t.id == 0:
+            status = self.start_writing(t, lack)
+            if status != OK:
+                return status
+        memset(&r, 0, sizeof(Record))
+        r.type = R_CHUNK
+        r.txn = t.id
+        r.a = number
+        r.b = total
+        r.value = data
+        r.vlen = n
+        t.last_lsn = self.log.append(&r)
+        if t.blob_lsn == 0:
+            t.blob_lsn = t.last_lsn
+        return OK
+
+    cdef int secure(self, Txn* t, Lack* lack) noexcept nogil:
+        """Gets what an operation that answered AGAIN was lacking. (Releases the latch.)"""
+        cdef Txn* blocker = lack.blocker
+        cdef size_t n = lack.log_bytes
+        cdef int status
+        if blocker != NULL:
+            lack.blocker = NULL
+            status = wait_for(self.latch, t, blocker)
+            if status == E_DEADLOCK:
+                self.deadlocks += 1
+            elif status == E_TIMEOUT:
+                self.timeouts += 1
+            if status == OK and self.closing:
+                return fail(E_CLOSED, "the database was closed during the wait for a row lock")
+            return status
+        if n or lack.log_ends:
+            lack.log_bytes = 0
+            lack.log_ends = False
+            return self.log.make_room(n + END_BYTES)
+        if lack.need.lack != LACK_NOTHING:
+            # Undo must get on with a full disk too: it may pass the cap on dirty frames.
+            self.pool.rolling_back += t != NULL and t.undoing
+            status = need_secure(self.pool, &lack.need)
+            self.pool.rolling_back -= t != NULL and t.undoing
+            return status
+        return OK
+
+    cdef void settle(self, Lack* lack) noexcept nogil:
+        if lack.need.pinned:
+            need_release(self.pool, &lack.need)
+
+    # --- visibility and garbage
+
+    cdef void publish(self) noexcept nogil:
+        """Makes the commits at the head of the queue visible whose durability is met."""
+        cdef Txn* t
+        cdef bint any = False
+        while self.clock.queue != NULL:
+            t = self.clock.queue
+            if t.durability == SYNC:
+                if self.log.synced_lsn < t.commit_lsn:
+                    break
+            elif t.durability == OS and self.log.written_lsn < t.commit_lsn:
+                break
+            queue_pop(&self.clock)
+            t.state = TXN_COMMITTED
+            self.clock.visible_ts = t.commit_ts
+            self.commits += 1
+            any = True
+            writer_leave(&self.clock, t)
+            if t.locks:
+                self.drop_locks(t)
+            if t.waiters != NULL:
+                wake_waiters(t)
+            snapshot_close(&self.clock, t)
+            if t.catalog:
+                self.commit_catalog(t)
+            if t.live == 0:
+                arena_release(&self.table, t)
+                if not t.handle:
+                    self.recycle(t)
+                continue
+            t.in_garbage = True
+            t.writer_next = NULL
+            t.writer_prev = self.garbage_tail
+            if self.garbage_tail != NULL:
+                self.garbage_tail.writer_next = t
+            else:
+                self.garbage = t
+            self.garbage_tail = t
+        if any and self.garbage != NULL:
+            self.collect(COLLECT_BUDGET)
+
+    cdef void leave_garbage(self, Txn* t) noexcept nogil:
+        if t.writer_prev != NULL:
+            t.writer_prev.writer_next = t.writer_next
+        else:
+            self.garbage = t.writer_next
+        if t.writer_next != NULL:
+            t.writer_next.writer_prev = t.writer_prev
+        else:
+            self.garbage_tail = t.writer_prev
+        t.in_garbage = False
+        if t.handle:
+            arena_release(&self.table, t)
+        else:
+            self.recycle(t)
+
+    cdef void prune(self, Version* v) noexcept nogil:
+        """Frees a version that has just got a newer one above it, when no live snapshot selects it."""
+        cdef Txn* owner = v.owner
+        cdef uint64_t low = v.older.owner.commit_ts if v.older != NULL else 0
+        if snapshot_between(&self.clock, low, owner.commit_ts):
+            return
+        if v.flags & BEFORE_BLOB:
+            self.pool.forget(get64(version_value(v)))
+        table_unlink(&self.table, v)
+        if owner.live == 0 and owner.in_garbage:
+            self.leave_garbage(owner)
+
+    cdef bint discard(self, Txn* t, int* budget, Lack* lack) noexcept nogil:
+        """Frees versions of a committed transaction that no one can need; False when it stopped before the last."""
+        cdef Version* v
+        cdef Path path
+        cdef Cell cell
+        cdef int status
+        while t.newest != NULL:
+            v = t.newest
+            if v.linked:
+                if budget[0] <= 0:
+                    return False
+                budget[0] -= 1
+                if v.flags & LEFT_GHOST and self.trees[v.keyspace].state == TREE_LIVE \
+                        and table_find(&self.table, v.hash, v.keyspace, version_key(v), v.klen) == v:
+                    status = (<BTree>self.trees[v.keyspace].tree).prepare(version_key(v), v.klen, 0, &path, &cell, &lack.need)
+                    if status == AGAIN:
+                        return False
+                    if status == OK and cell.flags & VALUE_GHOST:
+                        (<BTree>self.trees[v.keyspace].tree).apply_remove(&path, v.lsn)
+                if v.flags & BEFORE_BLOB:
+                    self.pool.forget(get64(version_value(v)))
+                table_unlink(&self.table, v)
+            t.newest = v.previous
+        return True
+
+    cdef void collect(self, int budget) noexcept nogil:
+        """Frees what no snapshot can select; stops where a page would have to be fetched."""
+        cdef Lack lack
+        cdef uint64_t horizon = clock_horizon(&self.clock)
+        cdef Txn* t
+        lack_init(&lack)
+        while self.garbage != NULL and self.garbage.commit_ts <= horizon:
+            t = self.garbage
+            if not self.discard(t, &budget, &lack):
+                break
+            self.leave_garbage(t)
+        self.settle(&lack)
+        if self.table.bytes > self.version_budget and self.garbage != NULL and self.clock.oldest_snapshot != NULL \
+                and self.clock.oldest_snapshot.snapshot < self.garbage_tail.commit_ts:
+            self.clock.oldest_snapshot.snapshot_lost = True
+            self.snapshots_lost += 1
+            snapshot_close(&self.clock, self.clock.oldest_snapshot)
+
+    cdef int collect_slowly(self) noexcept nogil:
+        """As collect, to the end, fetching pages. (Releases the latch now and then.)"""
+        cdef Lack lack
+        cdef int budget, status = OK
+        cdef Txn* t
+        lack_init(&lack)
+        while self.garbage != NULL and self.garbage.commit_ts <= clock_horizon(&self.clock):
+            t = self.garbage
+            budget = COLLECT_BUDGET
+            if self.discard(t, &budget, &lack):
+                self.leave_garbage(t)
+            elif lack.need.lack != LACK_NOTHING:
+                status = need_secure(self.pool, &lack.need)
+                if status != OK:
+                    break
+            self.settle(&lack)
+        self.settle(&lack)
+        return status

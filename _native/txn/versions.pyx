@@ -1,0 +1,157 @@
+"""The version table: see versions.pxd.  Everything here is under the engine latch."""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, malloc, free
+from libc.string cimport memcpy
+from ..base.status cimport OK, E_NOMEM, fail
+
+cdef enum:
+    FIRST_ARENA = 1024
+    LARGEST_ARENA = 256 * 1024
+    FIRST_BUCKETS = 1024
+
+
+cdef int table_init(VersionTable* t) noexcept nogil:
+    t.buckets = <Version**>calloc(FIRST_BUCKETS, sizeof(Version*))
+    if t.buckets == NULL:
+        return fail(E_NOMEM, "no memory for the version table")
+    t.mask = FIRST_BUCKETS - 1
+    t.chains = t.live = t.bytes = 0
+    return OK
+
+
+cdef void table_destroy(VersionTable* t) noexcept nogil:
+    free(t.buckets)
+    t.buckets = NULL
+
+
+cdef int grow(VersionTable* t) noexcept nogil:
+    cdef uint64_t n = (t.mask + 1) * 4, i, slot
+    cdef Version** buckets = <Version**>calloc(n, sizeof(Version*))
+    cdef Version* v
+    cdef Version* following
+    if buckets == NULL:
+        return OK               # longer buckets for now; never a reason to fail
+    for i in range(t.mask + 1):
+        v = t.buckets[i]
+        while v != NULL:
+            following = v.bucket
+            slot = v.hash & (n - 1)
+            v.bucket = buckets[slot]
+            buckets[slot] = v
+            v = following
+    free(t.buckets)
+    t.buckets = buckets
+    t.mask = n - 1
+    return OK
+
+
+cdef inline size_t footprint(size_t klen, size_t vlen) noexcept nogil:
+    return (sizeof(Version) + klen + vlen + 7) & ~<size_t>7
+
+
+cdef int table_reserve(VersionTable* t, Txn* txn, size_t klen, size_t vlen) noexcept nogil:
+    cdef size_t need = footprint(klen, vlen), size
+    cdef Arena* a = txn.arena
+    if t.chains > t.mask:
+        grow(t)
+    if a != NULL and a.size - a.used >= need:
+        return OK
+    size = FIRST_ARENA if a == NULL else a.size * 2
+    if size > LARGEST_ARENA:
+        size = LARGEST_ARENA
+    if size < need:
+        size = need
+    a = <Arena*>malloc(sizeof(Arena) + size)
+    if a == NULL:
+        return fail(E_NOMEM, "no memory for the before-image of a change")
+    a.size = size
+    a.used = 0
+    a.next = txn.arena
+    txn.arena = a
+    txn.bytes += size
+    t.bytes += size
+    return OK
+
+
+cdef Version* table_push(VersionTable* t, Txn* txn, Version* head, uint64_t hash, uint32_t keyspace, const char* key, size_t klen,
+                         uint16_t flags, const char* value, size_t vlen, uint64_t lsn) noexcept nogil:
+    cdef Arena* a = txn.arena
+    cdef Version* v = <Version*>(<char*>a + sizeof(Arena) + a.used)
+    cdef Version** p
+    a.used += footprint(klen, vlen)
+    v.owner = txn
+    v.lsn = lsn
+    v.hash = hash
+    v.keyspace = keyspace
+    v.klen = <uint32_t>klen
+    v.vlen = <uint32_t>vlen
+    v.flags = flags
+    v.linked = 1
+    memcpy(version_key(v), key, klen)
+    if vlen:
+        memcpy(version_value(v), value, vlen)
+    v.previous = txn.newest
+    txn.newest = v
+    txn.live += 1
+    v.older = head
+    p = &t.buckets[hash & t.mask]
+    if head == NULL:
+        v.bucket = p[0]
+        t.chains += 1
+    else:                        # takes the head's place in the bucket
+        while p[0] != head:
+            p = &p[0].bucket
+        v.bucket = head.bucket
+        head.bucket = NULL
+    p[0] = v
+    t.live += 1
+    return v
+
+
+cdef void table_unlink(VersionTable* t, Version* v) noexcept nogil:
+    cdef Version** p = &t.buckets[v.hash & t.mask]
+    cdef Version* c
+    while p[0] != NULL:
+        c = p[0]
+        if c == v:
+            if v.older != NULL:
+                v.older.bucket = v.bucket
+                p[0] = v.older
+            else:
+                p[0] = v.bucket
+                t.chains -= 1
+            break
+        if c.hash == v.hash:
+            while c.older != NULL and c.older != v:
+                c = c.older
+            if c.older == v:
+                c.older = v.older
+                break
+        p = &p[0].bucket
+    v.linked = 0
+    v.older = NULL
+    v.bucket = NULL
+    t.live -= 1
+    v.owner.live -= 1
+
+
+cdef void arena_release(VersionTable* t, Txn* txn) noexcept nogil:
+    cdef Arena* a = txn.arena
+    cdef Arena* following
+    if a == NULL:
+        return
+    # The smallest arena stays with the transaction's structure, which is used again: a small transaction then allocates nothing.
+    while a.next != NULL:
+        following = a.next
+        t.bytes -= a.size
+        free(a)
+        a = following
+    if a.size > FIRST_ARENA:
+        t.bytes -= a.size
+        free(a)
+        a = NULL
+    else:
+        a.used = 0
+    txn.arena = a
+    txn.bytes = a.size if a != NULL else 0
+    txn.newest = NULL

@@ -1,0 +1,1 @@
+"""enginelib: an embeddable, single-node, transactional storage engine."""

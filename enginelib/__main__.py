@@ -1,0 +1,5 @@
+"""``python -m enginelib`` is the command ``enginelib``."""
+
+from enginelib.cli import main
+
+main()

@@ -1,0 +1,405 @@
+"""An open database: the front door."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, TypeVar, Unpack
+
+from enginelib._native.engine.door import CoreDatabase
+from enginelib.errors import Error, NotSupported
+from enginelib.keyspace import Keyspace
+from enginelib.mounts import network_file_system
+from enginelib.options import Durability, Isolation, Options, seconds
+from enginelib.report import VerifyReport
+from enginelib.retry import RETRIES, Attempts, backoff, run, worth_retrying
+from enginelib.transaction import Transaction
+
+if TYPE_CHECKING:
+    DurabilityName = Durability | Literal["sync", "os", "lazy"]
+    IsolationName = Isolation | Literal["read_committed", "snapshot", "serializable", "locking", "serial"]
+
+    class OptionValues(TypedDict, total=False):
+        """The keyword arguments of `open`; see `Options`."""
+
+        create: bool
+        read_only: bool
+        durability: DurabilityName
+        cache_size: int
+        page_size: int
+        segment_size: int
+        log_buffer: int
+        checkpoint_bytes: int
+        version_budget: int
+        transaction_budget: int
+        lazy_interval: float
+        lock_timeout: float
+
+
+R = TypeVar("R")
+
+logger = logging.getLogger("enginelib")
+logger.addHandler(logging.NullHandler())
+
+MEMORY = ":memory:"
+SLOW = 1.0
+
+
+def open(path: str | os.PathLike[str], **options: Unpack[OptionValues]) -> Database:
+    """Opens a database, after recovering it if it was not closed.
+
+    Args:
+        path: its directory, which is made when absent; or ``":memory:"`` for one that lives in memory alone.
+        options: see `Options`; the commonest are ``durability``, ``cache_size``, ``lock_timeout``,
+            ``read_only``, ``create``.
+
+    Returns:
+        The database; close it, or use it in a ``with`` block.
+
+    Raises:
+        TypeError, ValueError: an option is unknown, of the wrong type or out of bounds.
+        DatabaseLocked: it is open elsewhere, and stayed so for ``lock_timeout`` seconds.
+        FileNotFoundError: there is no database, and ``create`` is false.
+        StorageError: the directory cannot be used, or holds something else.
+        NotSupported: it was made by a newer version.
+        CorruptionError: what recovery needs is damaged.
+    """
+    return Database(path, **options)
+
+
+class Database(CoreDatabase):
+    """An open database; may be used from any thread. Made by `enginelib.open`.
+
+    ``sync()`` makes all that is committed durable; ``stats()`` returns figures as a nested dict of plain
+    values; ``drop_keyspace(name)`` and ``rename_keyspace(old, new)`` are transactions of their own.
+
+    Attributes:
+        path: the absolute path of the directory, or ``":memory:"``.
+        options: the options it was opened with.
+        closed: whether it has been closed.
+        recovery: what opening had to do: ``records`` replayed, ``transactions`` among them, ``rolled_back``,
+            ``log_bytes`` read, whether it was ``created``.
+    """
+
+    options: Options
+    _owner = 0
+
+    if TYPE_CHECKING:
+        recovery: dict[str, Any]
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        vfs: Any = None,
+        background: bool = True,
+        **options: Unpack[OptionValues],
+    ) -> None:
+        """Opens a database; see `enginelib.open`.
+
+        Args:
+            path: its directory, or ``":memory:"``.
+            vfs: the file system of tests; None for the real one.
+            background: whether checkpoints and lazy syncs happen by themselves.
+            options: see `Options`.
+        """
+        self.options = Options.of(options)
+        place = _place(path)
+        if place != MEMORY and vfs is None:
+            _warn_of_network(place)
+        with _timed("open", place):
+            super().__init__(place, vfs=vfs, background=background, **self.options.for_core())
+        self._owner = os.getpid()
+        _open_databases.add(self)
+        replayed = self.recovery
+        if replayed["records"] or replayed["rolled_back"]:
+            logger.info(
+                "%s: recovered: %d log records replayed, %d transactions committed, %d rolled back",
+                place,
+                replayed["records"],
+                replayed["transactions"],
+                replayed["rolled_back"],
+            )
+
+    # ---- keyspaces
+
+    def keyspace(self, name: str, backend: str = "btree", create: bool = True) -> Keyspace:
+        """Returns a keyspace, making it if it is absent.
+
+        Args:
+            name: its name.
+            backend: the kind of tree to make it as; ``"btree"``. A keyspace that exists keeps its own.
+            create: whether to make it when absent; a read-only database never does.
+
+        Raises:
+            KeyError: it is absent and not to be made.
+            ValueError: the name is not fit: it takes 1 to 255 bytes in UTF-8.
+            NotSupported: this version does not have the backend.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"A keyspace's name must be str, not {type(name).__name__}.")
+        attempt = 1
+        while True:
+            try:
+                found: Keyspace = self.core_keyspace(Keyspace, name, create and not self.read_only, backend)
+                return found
+            except KeyError:
+                names = ", ".join(repr(other) for other in self.keyspaces())
+                there = f"there are {names}" if names else "there is none"
+                raise KeyError(f"no keyspace named {name!r}; {there}") from None
+            except Error as error:
+                if not worth_retrying(error, attempt, RETRIES):
+                    raise
+            time.sleep(backoff(attempt))
+            attempt += 1
+
+    def keyspaces(self) -> list[str]:
+        """Returns the names of all keyspaces, in order."""
+        return sorted(row[0] for row in self.keyspace_rows())
+
+    def __getitem__(self, name: str) -> Keyspace:
+        """Returns a keyspace that exists, by its name; ``KeyError`` when it does not."""
+        return self.keyspace(name, create=False)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keyspaces()
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the names of the keyspaces, in order."""
+        return iter(self.keyspaces())
+
+    # ---- transactions
+
+    def transaction(
+        self,
+        *,
+        isolation: IsolationName = "snapshot",
+        read_only: bool = False,
+        durability: DurabilityName | None = None,
+        lock_timeout: float | None = None,
+        deferrable: bool = False,
+    ) -> Transaction:
+        """Begins a transaction: commits at the end of its ``with`` block, aborts when an exception leaves it.
+
+        Args:
+            isolation: what it may see of others; ``"snapshot"``.
+            read_only: takes no lock, and neither blocks nor is blocked.
+            durability: when its commit returns; None for the database's.
+            lock_timeout: longest wait for a row lock, in seconds; None for the database's.
+            deferrable: belongs to ``isolation="serializable"``, and is refused elsewhere.
+
+        Raises:
+            NotSupported: this version does not have the isolation level.
+        """
+        if isolation == "snapshot" and durability is None and lock_timeout is None and not deferrable:
+            plain: Transaction = self.core_transaction(Transaction, read_only)
+            return plain
+        level = Isolation.of(isolation).level
+        if deferrable:
+            raise NotSupported(
+                "deferrable=True belongs to isolation='serializable'; a snapshot never waits to read."
+            )
+        txn: Transaction = self.core_transaction(
+            Transaction,
+            read_only,
+            -1 if durability is None else Durability.of(durability).level,
+            -1.0 if lock_timeout is None else seconds("lock_timeout", lock_timeout),
+            level,
+        )
+        return txn
+
+    def run(
+        self,
+        function: Callable[..., R],
+        /,
+        *args: Any,
+        retries: int = RETRIES,
+        isolation: IsolationName = "snapshot",
+        read_only: bool = False,
+        durability: DurabilityName | None = None,
+        lock_timeout: float | None = None,
+        deferrable: bool = False,
+    ) -> R:
+        """Calls ``function(txn, *args)`` in a transaction, and again with back-off while a retry can cure
+        what went wrong.
+
+        Args:
+            function: what to do; it may be called more than once, so it should have no other lasting effect.
+            args: passed on after the transaction.
+            retries: how often to try again after the first attempt.
+            isolation, read_only, durability, lock_timeout, deferrable: as in `transaction`.
+
+        Returns:
+            What the function returned in the attempt that committed.
+
+        Raises:
+            TypeError: the function is a generator or coroutine function.
+            Error: the last attempt's error, with a note of how many there were; or at once, one that a retry
+                cannot cure.
+        """
+        return run(
+            self,
+            function,
+            *args,
+            retries=retries,
+            isolation=isolation,
+            read_only=read_only,
+            durability=durability,
+            lock_timeout=lock_timeout,
+            deferrable=deferrable,
+        )
+
+    def attempts(self, retries: int = RETRIES, **begin: Any) -> Attempts:
+        """Returns a loop over attempts, for blocks that are no function: ``for attempt in db.attempts(): with
+        attempt as txn: ...``
+
+        The block is tried until it commits. Let it run to its end: a ``return`` or ``break`` inside it
+        commits as well, but leaves nothing to try again with.
+
+        Args:
+            retries: how often to try again after the first attempt.
+            begin: arguments of `transaction`.
+        """
+        return Attempts(self, retries, **begin)
+
+    # ---- upkeep
+
+    def checkpoint(self) -> None:
+        """Writes a durable image of the present state, so that recovery starts from here and older log can
+        go."""
+        with _timed("checkpoint", self.path):
+            super().checkpoint()
+
+    def backup(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Copies the database, as of one moment, to another directory, while others read and write.
+
+        Args:
+            path: the directory to make; it must be absent or empty.
+
+        Returns:
+            What was copied, as plain values.
+
+        Raises:
+            StorageError: the directory cannot be written, or is not empty.
+        """
+        with _timed("backup", self.path):
+            return super().backup(_place(path))
+
+    def verify(self, progress: Callable[[str], None] | None = None) -> VerifyReport:  # type: ignore[override]
+        """Checks everything that can be checked: every page, its sums and order, the log, and how they agree.
+
+        Args:
+            progress: called now and then with a line of text.
+
+        Returns:
+            The report; ``report.ok`` is the verdict, and ``str(report)`` is readable.
+        """
+        began = time.monotonic()
+        findings, counts = super().verify(progress)
+        report = VerifyReport(findings, counts, time.monotonic() - began)
+        if not report.ok:
+            logger.error("%s: verify: %s", self.path, report)
+        return report
+
+    def close(self) -> None:
+        """Waits for operations under way, makes a checkpoint, and releases everything. Closing twice does
+        nothing.
+
+        Transactions that are still open are aborted, and whatever belongs to the database raises
+        `DatabaseClosed` from then on.
+        """
+        if self.closed:
+            return
+        with _timed("close", self.path):
+            super().close()
+        _open_databases.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._owner != os.getpid() or self.closed:
+            return
+        warnings.warn(
+            f"{self!r} was never closed; use a with block, or close().",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )
+        _close_quietly(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A Database cannot be pickled: it is open in this process. Send db.path and db.options.as_dict() "
+            "and open it where it is needed: enginelib.open(path, **options)."
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open read-only" if self.read_only else "open"
+        return f"<enginelib.Database {self.path!r} {state}>"
+
+
+def _place(path: str | os.PathLike[str]) -> str:
+    """Returns the absolute path of a database as text; ``":memory:"`` as it is."""
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise TypeError(
+            f"A path must be str or os.PathLike[str], not {type(text).__name__}; decode it by os.fsdecode()."
+        )
+    if not text:
+        raise ValueError("The path is empty; give the directory of the database, or ':memory:'.")
+    return text if text == MEMORY else os.path.abspath(text)
+
+
+def _warn_of_network(place: str) -> None:
+    kind = network_file_system(place)
+    if kind is not None:
+        warnings.warn(
+            f"{place} lies on a network file system ({kind}), whose locks and syncs cannot be relied on; "
+            "use a local disk.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+@contextmanager
+def _timed(what: str, place: str) -> Iterator[None]:
+    """Logs how long something took: a warning when slow, an error when it failed."""
+    began = time.monotonic()
+    try:
+        yield
+    except Error as error:
+        logger.error("%s: %s failed: %s", place, what, error)
+        raise
+    took = time.monotonic() - began
+    logger.log(logging.WARNING if took >= SLOW else logging.DEBUG, "%s: %s took %.3f s", place, what, took)
+
+
+def _close_quietly(database: Database) -> None:
+    """Closes where no caller could be told of a failure; it is logged instead."""
+    try:
+        database.close()
+    except Exception:
+        logger.exception("%s: close failed", database.path)
+
+
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_open_databases.clear)
+
+
+@atexit.register
+def _close_all() -> None:
+    for database in list(_open_databases):
+        _close_quietly(database)

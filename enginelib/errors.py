@@ -1,0 +1,298 @@
+"""The exceptions of enginelib.
+
+Each tells what happened, which limit was met, the actual value and the remedy. Whether a retry of the whole
+transaction can succeed is in ``retryable``; retryable and fatal errors never share a class.
+
+=========================  =====  ============================================================================
+exception                  retry  raised when
+=========================  =====  ============================================================================
+Error                             (base of all below)
+  TransactionAborted       yes    (base of these five) the transaction cannot go on; its changes are undone
+    WriteConflict          yes    another transaction changed the same key and committed first
+    SerializationFailure   yes    committing would make the outcome differ from every serial order
+    DeadlockDetected       yes    a cycle of waits was found, and this transaction was chosen to break it
+    LockTimeout            yes    a lock was not granted within ``lock_timeout``
+    SnapshotTooOld         yes    the versions that this snapshot needs had to be given up for memory
+  OutcomeUnknown           no     the log failed during commit: it may or may not be durable
+  TransactionTooLarge      no     it holds more undo than ``transaction_budget``; it can be rolled back
+  UsageError               no     (base of these six) the program asks for what it must not
+    TransactionClosed      no     a transaction, cursor or savepoint is used after its end
+    DatabaseClosed         no     a database, or something that belongs to it, is used after ``close()``
+    ThreadError            no     a transaction is used by two threads at the same time
+    ForkError              no     a handle is used in a forked child; open the database again there
+    ReadOnlyError          no     a change is asked of a read-only database or transaction
+    NotSupported           no     this version cannot do it, or the files are of a newer format
+  DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
+  StorageError             no     the system refused a file operation, or this is no database; an ``OSError``
+    DiskFull               no     no space is left; nothing of the operation remains, the database goes on
+    LogWriteError          no     the log could not be written or synced: no more writes until reopened
+  CorruptionError          no     what was read back is not what was written; says where
+=========================  =====  ============================================================================
+
+Beside these, wrong arguments raise ``TypeError`` or ``ValueError``, a missing key or unknown name
+``KeyError``, and an allocation that fails ``MemoryError``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+from enginelib._native.base.status import register_errors  # type: ignore[import-not-found,unused-ignore]
+
+__all__ = [
+    "CorruptionError",
+    "DatabaseClosed",
+    "DatabaseLocked",
+    "DeadlockDetected",
+    "DiskFull",
+    "Error",
+    "ForkError",
+    "LockTimeout",
+    "LogWriteError",
+    "NotSupported",
+    "OutcomeUnknown",
+    "ReadOnlyError",
+    "SerializationFailure",
+    "SnapshotTooOld",
+    "StorageError",
+    "ThreadError",
+    "TransactionAborted",
+    "TransactionClosed",
+    "TransactionTooLarge",
+    "UsageError",
+    "WriteConflict",
+]
+
+
+class Error(Exception):
+    """Base of every exception that enginelib defines.
+
+    Attributes:
+        code: a stable, machine-readable name such as ``"write_conflict"``; it never changes between versions.
+        retryable: whether running the whole transaction again can succeed.
+        hint: what to do about it, in one sentence; may be empty.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    hint: str = ""
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {name: getattr(self, name) for name in self._fields}
+        return partial(type(self), **fields), (str(self),), dict(self.__dict__)
+
+
+class TransactionAborted(Error):
+    """The transaction cannot go on and its changes are undone; running all of it again can succeed."""
+
+    code = "transaction_aborted"
+    retryable = True
+    hint = "Run the whole transaction again; Database.run() does so with back-off."
+
+
+class WriteConflict(TransactionAborted):
+    """Another transaction changed the same key after this one's snapshot and committed first."""
+
+    code = "write_conflict"
+
+
+class SerializationFailure(TransactionAborted):
+    """Committing would give an outcome that no serial order of the transactions gives."""
+
+    code = "serialization_failure"
+
+
+class DeadlockDetected(TransactionAborted):
+    """Transactions wait for each other in a cycle, and this one was chosen to break it.
+
+    Attributes:
+        cycle: ids of the transactions in the cycle, in waiting order; empty when unknown.
+    """
+
+    code = "deadlock_detected"
+    _fields = ("cycle",)
+
+    def __init__(self, message: str = "", *, cycle: tuple[int, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.cycle = tuple(cycle)
+
+
+class LockTimeout(TransactionAborted):
+    """A lock was not granted within ``lock_timeout``: its holder is slow, idle or stuck."""
+
+    code = "lock_timeout"
+    hint = "Keep transactions short, or give more lock_timeout to open() or transaction()."
+
+
+class SnapshotTooOld(TransactionAborted):
+    """The snapshot needs versions that were given up to stay within ``version_budget``."""
+
+    code = "snapshot_too_old"
+    hint = "Read in shorter transactions, or give more version_budget to open()."
+
+
+class OutcomeUnknown(Error):
+    """The log failed while this transaction committed: it may or may not be durable.
+
+    Never retried by the library, because a retry could apply the changes twice.
+    """
+
+    code = "outcome_unknown"
+    hint = "Reopen the database and read what the transaction would have written before you decide."
+
+
+class TransactionTooLarge(Error):
+    """The transaction holds more undo than ``transaction_budget``. It can still be rolled back."""
+
+    code = "transaction_too_large"
+    hint = "Commit in smaller parts, or give more transaction_budget to open()."
+
+
+class UsageError(Error):
+    """The program asks for something that is not valid here; a retry gives the same answer."""
+
+    code = "usage_error"
+
+
+class TransactionClosed(UsageError):
+    """A transaction, cursor or savepoint is used after it has ended."""
+
+    code = "transaction_closed"
+    hint = "Begin another with Database.transaction()."
+
+
+class DatabaseClosed(UsageError):
+    """The database, or something that belongs to it, is used after ``close()``."""
+
+    code = "database_closed"
+    hint = "Open it again with enginelib.open()."
+
+
+class ThreadError(UsageError):
+    """A transaction is used by two threads at the same time."""
+
+    code = "thread_error"
+    hint = "Give each thread a transaction of its own; a Database may be shared freely."
+
+
+class ForkError(UsageError):
+    """A handle that belongs to the parent process is used in a forked child."""
+
+    code = "fork_error"
+    hint = "Open the database after the fork, or start workers with the 'spawn' method."
+
+
+class ReadOnlyError(UsageError):
+    """A change is asked of a read-only database or transaction."""
+
+    code = "read_only"
+    hint = "Open the database, or begin the transaction, without read_only=True."
+
+
+class NotSupported(UsageError):
+    """This version, backend or file format cannot do what is asked."""
+
+    code = "not_supported"
+
+
+class DatabaseLocked(Error):
+    """The database is open in another process, or by another handle of this one.
+
+    Attributes:
+        pid: process id of the holder, or None when it is not known.
+        host: name of the holder's machine, or None when it is not known.
+    """
+
+    code = "database_locked"
+    hint = "Close it there, or open it here with read_only=True."
+    _fields = ("pid", "host")
+
+    def __init__(
+        self, message: str = "", *, pid: int | None = None, host: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.pid = pid
+        self.host = host
+
+
+class StorageError(Error, OSError):
+    """The operating system refused a file operation, or the path holds something else than a database.
+
+    Attributes:
+        errno: the system's error number, or None when the refusal is enginelib's own.
+        filename: the file concerned, or None.
+    """
+
+    code = "storage_error"
+    _fields = ("errno", "filename")
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        errno: int | None = None,
+        filename: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+        self.strerror = message
+        self.filename = filename
+
+
+class DiskFull(StorageError):
+    """No space is left on the device (or in the quota). Nothing of the failed operation remains."""
+
+    code = "disk_full"
+    hint = "Make room and try again; the database stays usable."
+
+
+class LogWriteError(StorageError):
+    """The log could not be written or synced. The database refuses writes until it is reopened."""
+
+    code = "log_write_error"
+    hint = "Close the database, mend the device, and open it again: recovery keeps all that was acknowledged."
+
+
+class CorruptionError(Error):
+    """What was read back is not what was written.
+
+    Attributes:
+        file: path of the file, or None.
+        offset: byte position of what failed its check, or None.
+        expected: the checksum, LSN or page number that should be there, or None.
+        found: what is there instead, or None.
+    """
+
+    code = "corruption"
+    hint = "Run Database.verify() to see how much is affected, then restore from a backup."
+    _fields = ("file", "offset", "expected", "found")
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        file: str | None = None,
+        offset: int | None = None,
+        expected: int | None = None,
+        found: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.file = file
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+
+
+register_errors({name: globals()[name] for name in __all__})

@@ -1,0 +1,251 @@
+"""What ``enginelib.open()`` can be told, with defaults and bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from enginelib.errors import NotSupported
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+PAGE_SIZES = (4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB)
+SMALLEST_CACHE = MIB
+SMALLEST_CACHE_PAGES = 64
+LONGEST_WAIT = 86_400.0
+
+
+class Durability(StrEnum):
+    """When a commit returns.
+
+    ``SYNC``: once it is on stable storage; survives loss of power. The default.
+    ``OS``: once the operating system has it; survives the death of the process, not loss of power.
+    ``LAZY``: at once; synced in the background at least every ``lazy_interval`` seconds. A crash loses at
+    most that, and never consistency.
+    """
+
+    SYNC = "sync"
+    OS = "os"
+    LAZY = "lazy"
+
+    @property
+    def level(self) -> int:
+        """The number by which the core knows it: 0 lazy, 1 os, 2 sync."""
+        return _LEVELS[self]
+
+    @classmethod
+    def of(cls, value: str) -> Durability:
+        """Takes a member or its name.
+
+        Args:
+            value: ``"sync"``, ``"os"`` or ``"lazy"``, or a ``Durability``.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        try:
+            return cls(value)
+        except ValueError:
+            raise ValueError(f"durability={value!r} is not one of {_choices(cls)}.") from None
+
+
+_LEVELS = {Durability.LAZY: 0, Durability.OS: 1, Durability.SYNC: 2}
+
+
+class Isolation(StrEnum):
+    """What a transaction may see of the others. This version implements ``SNAPSHOT``.
+
+    ``READ_COMMITTED``: the newest committed state, statement by statement.
+    ``SNAPSHOT``: one snapshot, first committer wins. The default.
+    ``SERIALIZABLE``: as if one after the other, by detection of conflicts.
+    ``LOCKING``: as if one after the other, by two-phase locking.
+    ``SERIAL``: one after the other.
+    """
+
+    READ_COMMITTED = "read_committed"
+    SNAPSHOT = "snapshot"
+    SERIALIZABLE = "serializable"
+    LOCKING = "locking"
+    SERIAL = "serial"
+
+    @property
+    def level(self) -> int:
+        """The number by which the core knows it."""
+        return _ISOLATION_LEVELS[self]
+
+    @classmethod
+    def of(cls, value: str) -> Isolation:
+        """Takes a member or its name.
+
+        Args:
+            value: such as ``"snapshot"``, or an ``Isolation``.
+
+        Raises:
+            ValueError: it is no isolation level.
+            NotSupported: it is one that this version does not have.
+        """
+        try:
+            level = cls(value)
+        except ValueError:
+            raise ValueError(f"isolation={value!r} is not one of {_choices(cls)}.") from None
+        if level not in _ISOLATION_LEVELS:
+            raise NotSupported(
+                f"isolation={level.value!r} is not available in this version; only 'snapshot' is.",
+                hint="Use isolation='snapshot', and lock what you read but do not write with "
+                "Transaction.get_for_update(): that prevents write skew on those keys.",
+            )
+        return level
+
+
+_ISOLATION_LEVELS = {Isolation.SNAPSHOT: 1}
+
+
+def _choices(cls: type[StrEnum]) -> str:
+    return ", ".join(repr(member.value) for member in cls)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The options of an open database. Immutable and picklable: ``enginelib.open(path, **options.as_dict())``
+    reopens alike.
+
+    Args:
+        create: make the database when the directory is absent or empty.
+        read_only: open for reading; other processes may do so at the same time.
+        durability: when commits return, unless a transaction says otherwise. See `Durability`.
+        cache_size: memory for pages, in bytes; at least 1 MiB and 64 pages.
+        page_size: size of a B-tree page in bytes: 4096, 8192, 16384 or 32768. Fixed when the database is
+            made.
+        segment_size: size of a log file in bytes; 1 MiB to 1 GiB, a multiple of 4096.
+        log_buffer: memory for records on their way to the log, in bytes; twice this is taken.
+        checkpoint_bytes: volume of log after which a checkpoint is begun, in bytes; bounds the time of
+            recovery.
+        version_budget: memory for versions that snapshots may still need, in bytes; past it the oldest
+            snapshot gets `SnapshotTooOld`.
+        transaction_budget: undo that one transaction may hold, in bytes; past it it gets
+            `TransactionTooLarge`.
+        lazy_interval: longest time that a ``lazy`` commit stays unsynced, in seconds.
+        lock_timeout: longest wait for a row lock, or at opening for another process, in seconds; 0 never
+            waits.
+
+    Raises:
+        TypeError: an option is of the wrong type.
+        ValueError: an option is out of bounds.
+    """
+
+    create: bool = True
+    read_only: bool = False
+    durability: Durability = Durability.SYNC
+    cache_size: int = 256 * MIB
+    page_size: int = 8 * KIB
+    segment_size: int = 16 * MIB
+    log_buffer: int = MIB
+    checkpoint_bytes: int = 256 * MIB
+    version_budget: int = GIB
+    transaction_budget: int = 256 * MIB
+    lazy_interval: float = 0.1
+    lock_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "durability", Durability.of(self.durability))
+        _boolean("create", self.create)
+        _boolean("read_only", self.read_only)
+        _whole("page_size", self.page_size)
+        if self.page_size not in PAGE_SIZES:
+            sizes = ", ".join(str(size) for size in PAGE_SIZES)
+            raise ValueError(f"page_size={self.page_size} is not one of {sizes}.")
+        smallest_cache = max(SMALLEST_CACHE, SMALLEST_CACHE_PAGES * self.page_size)
+        _bounded("cache_size", self.cache_size, smallest_cache, 1 << 46)
+        _bounded("segment_size", self.segment_size, MIB, GIB)
+        if self.segment_size % 4096:
+            raise ValueError(
+                f"segment_size={self.segment_size} is not a multiple of 4096; "
+                f"use {self.segment_size // 4096 * 4096 + 4096}."
+            )
+        _bounded("log_buffer", self.log_buffer, 64 * KIB, 64 * MIB)
+        _bounded("checkpoint_bytes", self.checkpoint_bytes, 64 * KIB, 1 << 46)
+        _bounded("version_budget", self.version_budget, MIB, 1 << 46)
+        _bounded("transaction_budget", self.transaction_budget, 64 * KIB, 1 << 46)
+        object.__setattr__(
+            self, "lazy_interval", seconds("lazy_interval", self.lazy_interval, smallest=0.001)
+        )
+        object.__setattr__(self, "lock_timeout", seconds("lock_timeout", self.lock_timeout))
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Options:
+        """Makes options from keyword arguments.
+
+        Args:
+            options: names and values; what is absent takes its default.
+
+        Raises:
+            TypeError: a name is unknown (its nearest relative is suggested), or a value of the wrong type.
+            ValueError: a value is out of bounds.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"open() has no option {name!r}{_suggestion(name, known)}.")
+        return cls(**options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the options as keyword arguments of plain values for ``enginelib.open()``."""
+        return {**asdict(self), "durability": self.durability.value}
+
+    def for_core(self) -> dict[str, Any]:
+        """Returns the options as the core takes them: durability as a number."""
+        return {**asdict(self), "durability": self.durability.level}
+
+
+def seconds(name: str, value: object, smallest: float = 0.0) -> float:
+    """Checks a duration.
+
+    Args:
+        name: the option's name, for the message.
+        value: the duration in seconds.
+        smallest: the least that is allowed, in seconds.
+
+    Returns:
+        The duration as a float.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is below `smallest`, above a day, or no finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}.")
+    if not math.isfinite(value) or not smallest <= value <= LONGEST_WAIT:
+        raise ValueError(
+            f"{name}={value} is outside {smallest:g} to {LONGEST_WAIT:g} seconds; give one within them."
+        )
+    return float(value)
+
+
+def _boolean(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {type(value).__name__}.")
+
+
+def _whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number of bytes, not {type(value).__name__}.")
+
+
+def _bounded(name: str, value: int, smallest: int, largest: int) -> None:
+    _whole(name, value)
+    if value < smallest:
+        raise ValueError(f"{name}={value} is below its least, {smallest} bytes; give at least that.")
+    if value > largest:
+        raise ValueError(f"{name}={value} is above its most, {largest} bytes; give at most that.")
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"

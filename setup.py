@@ -1,0 +1,96 @@
+"""Build of the compiled core.
+
+The Cython sources live in ``_native/`` and are installed as the package ``enginelib._native``.  For ``cimport`` to
+resolve relative to that name, a staged folder ``build/pxd/enginelib/`` holds an empty ``__init__.pxd`` and a link
+``_native`` to the sources.
+
+Environment:
+    ENGINELIB_BUILD   release (default) | debug (assertions, structure checks, bounds checks) | trace (line coverage)
+                      | asan (AddressSanitizer and UndefinedBehaviorSanitizer)
+    ENGINELIB_ONLY    comma-separated module prefixes below ``_native`` to rebuild, for work on one layer
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+NATIVE = ROOT / "_native"
+MODE = os.environ.get("ENGINELIB_BUILD", "release")
+if MODE not in ("release", "debug", "trace", "asan"):
+    sys.exit(f"ENGINELIB_BUILD={MODE!r}: expected release, debug, trace or asan")
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": MODE == "debug",
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": MODE == "debug",
+    "embedsignature": True,
+    "binding": True,
+    "linetrace": MODE == "trace",
+}
+COMPILE = {
+    "release": ["-O3", "-DNDEBUG", "-fno-semantic-interposition"],
+    "debug": ["-O1", "-g", "-UNDEBUG", "-DENGINELIB_DEBUG=1"],
+    "trace": ["-O0", "-g", "-DCYTHON_TRACE_NOGIL=1"],
+    "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+}[MODE]
+LINK = ["-fsanitize=address,undefined"] if MODE == "asan" else []
+
+
+def stage() -> Path:
+    """Makes the folder from which ``cimport enginelib._native...`` resolves; returns it."""
+    package = ROOT / "build" / "pxd" / "enginelib"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.pxd").touch()
+    link = package / "_native"
+    if not link.is_symlink():
+        link.symlink_to(os.path.relpath(NATIVE, package))
+    return package.parent
+
+
+def modules() -> list[Extension]:
+    only = [p for p in os.environ.get("ENGINELIB_ONLY", "").split(",") if p]
+    found = []
+    for source in sorted(NATIVE.rglob("*.pyx")):
+        name = ".".join(source.relative_to(NATIVE).with_suffix("").parts)
+        if only and not any(name.startswith(p) for p in only):
+            continue
+        found.append(
+            Extension(
+                f"enginelib._native.{name}",
+                [str(source.relative_to(ROOT))],
+                include_dirs=[str(NATIVE.relative_to(ROOT))],
+                extra_compile_args=["-std=gnu11", "-Wno-unused-function", "-pthread", *COMPILE],
+                extra_link_args=["-pthread", *LINK],
+            )
+        )
+    return found
+
+
+staged = stage()
+layers = sorted(p.name for p in NATIVE.iterdir() if (p / "__init__.py").exists())
+setup(
+    packages=[
+        *("enginelib" + "".join(f".{part}" for part in p.parent.relative_to(ROOT / "enginelib").parts)
+          for p in sorted((ROOT / "enginelib").rglob("__init__.py"))),
+        "enginelib._native",
+        *(f"enginelib._native.{layer}" for layer in layers),
+    ],
+    package_dir={"enginelib": "enginelib", "enginelib._native": "_native"},
+    package_data={"enginelib": ["py.typed"], "enginelib._native": ["*.pyi", "*/*.pyi", "*/*.pxd", "README.md"]},
+    ext_modules=cythonize(
+        modules(),
+        include_path=[str(staged)],
+        compiler_directives=DIRECTIVES,
+        build_dir="build/cython",
+        nthreads=0,
+        quiet=True,
+    ),
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+)

@@ -1,0 +1,368 @@
+import errno
+import threading
+
+import pytest
+
+from enginelib._native.base.faultvfs import FaultVfs
+from enginelib._native.log.logdoor import Log
+from enginelib._native.log.record import encode
+from loghelp import BUFFER, NAMES, SEGMENT, new_log, put, read, reopen, segments, values
+
+OS, SYNC = 1, 2
+
+
+def fill(log, start, stop, **options):
+    for i in range(start, stop):
+        put(log, i, **options)
+
+
+def test_fast_paths_write_what_append_writes():
+    vfs, log = new_log()
+    log.put(300, 70000, b"k" * 130, b"")
+    log.put(1, 2, b"", b"v" * 200)
+    log.delete(2**63, 1, b"gone")
+    log.flush(SYNC)
+    rows = [r[1:] for r in read(vfs)["records"] if r[1] != "name"]
+    assert rows == [("put", 300, 70000, None, None, b"k" * 130, b""), ("put", 1, 2, None, None, b"", b"v" * 200),
+                    ("delete", 2**63, 1, None, None, b"gone", None)]
+
+
+def test_positions_never_run_backwards_and_flush_means_what_it_says():
+    vfs, log = new_log()
+    last = log.state()
+    for i in range(300):
+        put(log, i, flush=i % 3)
+        now = log.state()
+        assert now["synced"] <= now["written"] <= now["end"]
+        assert all(now[k] >= last[k] for k in ("end", "written", "synced"))
+        if i % 3 == 2:
+            assert now["synced"] == now["end"]
+        if i % 3 == 1:
+            assert now["written"] == now["end"]
+        last = now
+
+
+def test_one_synced_commit_is_one_write_and_one_sync():
+    vfs, log = new_log()
+    put(log, 0, flush=SYNC)
+    before = len(vfs.trace())
+    put(log, 1, flush=SYNC)
+    assert [c[0] for c in vfs.trace()[before:]] == ["write", "sync"]
+    before = len(vfs.trace())
+    put(log, 2, flush=OS)
+    assert [c[0] for c in vfs.trace()[before:]] == ["write_tail"]
+    before = len(vfs.trace())
+    log.flush(SYNC)                    # written already: a sync and nothing else
+    log.flush(SYNC)
+    log.flush(OS)
+    assert [c[0] for c in vfs.trace()[before:]] == ["sync"]
+
+
+def check_law_6(vfs):
+    """Reads the trace: nothing is written into a segment, header included, before all before it is synced; a file's name is
+    durable before its first group."""
+    dirty, named, first_groups = {}, set(), 0
+    renamed = set()
+    for name, path, offset, n, status, _ in vfs.trace():
+        if status != 0:
+            continue
+        if name in ("write", "write_tail") and path.endswith(".wal") and "spare" not in path:
+            earlier = [p for p in dirty if p < path and dirty[p]]
+            assert not earlier, (path, earlier)
+            if offset == 64:
+                assert path in named, path
+                assert not dirty.get(path), path       # the header is durable
+                first_groups += 1
+            dirty[path] = True
+        elif name == "sync":
+            dirty[path] = False
+        elif name == "sync_dir":
+            named |= renamed
+        elif name == "rename":
+            renamed |= {p for p in segments(vfs)}
+    return first_groups
+
+
+def test_segments_are_synced_in_order():
+    vfs, log = new_log()
+    for i in range(600):
+        put(log, i, flush=OS if i % 5 else 0)
+        if i % 50 == 0:
+            log.prepare_ahead()
+    log.flush(SYNC)
+    assert check_law_6(vfs) > 5
+
+
+def test_preparing_ahead_happens_once_past_half():
+    vfs, log = new_log()
+    log.prepare_ahead()
+    assert log.state()["next"] == 0
+    while log.state()["end"] < SEGMENT // 2:
+        put(log, 1)
+    log.prepare_ahead()
+    assert log.state()["next"] == SEGMENT
+    n = len(vfs.trace())
+    log.prepare_ahead()
+    assert len(vfs.trace()) == n
+    log.flush(SYNC)
+    found = read(vfs)
+    assert found["end_lsn"] == log.state()["end"] and found["highest_lsn"] == 2 * SEGMENT     # prepared is not begun
+
+
+def test_a_failed_write_or_sync_is_final():
+    probe, log = new_log()
+    fill(log, 0, 20, flush=SYNC)
+    start = probe.calls
+    put(log, 20, flush=SYNC)
+    for nth in range(probe.calls - start):
+        vfs, log = new_log()
+        fill(log, 0, 20, flush=SYNC)
+        vfs.inject(nth, errno.EIO)
+        with pytest.raises(Exception, match="failed for good"):
+            put(log, 20, flush=SYNC)
+        calls = vfs.calls
+        for action in (lambda: put(log, 21, flush=SYNC), lambda: put(log, 21), lambda: log.reserve_ends(64),
+                       log.prepare_ahead):
+            with pytest.raises(Exception, match="failed for good"):
+                action()
+        log.flush(SYNC, 100)           # what was synced before stays so
+        assert vfs.calls == calls      # nothing was tried again
+        assert values(read(vfs))[:20] == list(range(20))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_failure_at_every_call_loses_nothing_acknowledged(code):
+    """Over a run with switches, recycling and syncs, each call fails once (ENOSPC, EIO)."""
+    def run(vfs, acked):
+        log = None
+        for i in range(260):
+            try:
+                if log is None:
+                    vfs, log = new_log(vfs)
+                put(log, i, size=60, flush=SYNC if i % 4 == 0 else 0)
+                if i % 4 == 0:
+                    acked.append(i)
+                if i % 60 == 59:
+                    log.prepare_ahead()
+            except Exception as e:
+                if log is None:
+                    return None, e
+                if log.state()["failed"]:
+                    return log, e
+                put(log, i, size=60, flush=SYNC if i % 4 == 0 else 0)    # a full disk has room again
+                if i % 4 == 0:
+                    acked.append(i)
+        log.flush(SYNC)
+        acked.append(259)
+        return log, None
+
+    probe = FaultVfs()
+    run(probe, [])
+    outcomes = set()
+    for nth in range(0, probe.calls):
+        vfs, acked = FaultVfs(), []
+        vfs.inject(nth, code)
+        log, error = run(vfs, acked)
+        outcomes.add((log is not None, type(error).__name__))
+        if log is None:
+            continue
+        got = values(read(vfs.crash_image(vfs.mutations, nth, "power")))
+        assert got == list(range(len(got)))
+        assert not acked or got[-1] >= acked[-1], nth
+    assert (True, "NoneType") in outcomes
+
+
+def test_a_full_disk_leaves_the_log_usable_and_the_reserved_ends_fit():
+    vfs, log = new_log()
+    ends = 20
+    log.reserve_ends(64 * ends)
+    vfs_full = False
+    i = 0
+    while True:
+        if not vfs_full and log.state()["end"] > SEGMENT // 2:
+            vfs_full = True
+            while True:                # from now on every write of a new file is refused, whenever it comes
+                break
+        before = log.state()
+        if vfs_full:
+            vfs.inject(_next_write(vfs, log), errno.ENOSPC)
+        try:
+            put(log, i, size=100)
+        except Exception as e:
+            assert "DiskFull" in type(e).__name__ or isinstance(e, OSError), e
+            break
+        finally:
+            vfs.clear_injections()
+        i += 1
+    assert log.state()["failed"] == 0
+    assert log.state()["end"] == before["end"] and log.state()["ends"] == 64 * ends
+    for n in range(ends):              # each in a group of its own: the worst case
+        log.append("commit", txn=2**64 - 1 - n, a=2**64 - 1, b=2**64 - 1, reserved=True, flush=OS + n % 2)
+        log.reserve_ends(-64)
+    log.flush(SYNC)
+    found = read(vfs)
+    assert values(found) == list(range(i))
+    assert sum(r[1] == "commit" for r in found["records"]) == ends
+    put(log, i, flush=SYNC)            # and there is room again
+    assert values(read(vfs)) == list(range(i + 1))
+    assert not any(p.endswith(".tmp") for p in vfs.files())
+
+
+def _next_write(vfs, log):
+    """Which call, from now, is the first write into a new segment: open, truncate, then it."""
+    return 2
+
+
+def test_sizes_beyond_a_segment_are_refused_and_change_nothing():
+    vfs, log = new_log()
+    before = log.state()
+    with pytest.raises(Exception, match="do not fit a segment"):
+        put(log, 0, size=SEGMENT)
+    with pytest.raises(Exception, match="do not fit a segment"):
+        log.reserve_ends(SEGMENT)
+    with pytest.raises(Exception, match="names"):
+        log.set_names(encode("name", key=b"x" * SEGMENT))
+    assert log.state() == before
+    put(log, 0, flush=SYNC)
+    assert values(read(vfs)) == [0]
+
+
+@pytest.mark.parametrize("change", [{"first_lsn": 100}, {"segment_size": 1000}, {"segment_size": 512}])
+def test_bad_sizes_are_refused(change):
+    with pytest.raises(ValueError):
+        new_log(**change)
+
+
+def test_a_new_log_above_nothing_but_below_existing_segments_is_refused():
+    vfs, log = new_log(first_lsn=SEGMENT * 10)
+    with pytest.raises(ValueError):
+        Log(vfs, "/log", segment_size=SEGMENT)
+
+
+def test_release_keeps_the_current_segment_and_spares_are_few():
+    vfs, log = new_log()
+    fill(log, 0, 1000, flush=OS)
+    log.flush(SYNC)
+    log.release_below(2**63)
+    files = [p.rsplit("/")[-1] for p in vfs.files()]
+    state = log.state()
+    assert f"{state['segment']:016x}.wal" in files
+    assert sorted(f for f in files if "spare" in f) == ["spare-0.wal", "spare-1.wal"]
+    assert len(segments(vfs)) == (2 if state["next"] else 1)
+    fill(log, 1000, 2000)
+    log.flush(SYNC)
+    got = values(read(vfs))
+    assert got == list(range(got[0], 2000))
+    put(log, 2000, flush=SYNC)
+    log.release_below(0)
+
+
+def test_release_does_not_go_beyond_what_is_synced():
+    vfs, log = new_log()
+    fill(log, 0, 100)
+    n = len(segments(vfs))
+    for _ in range(3):
+        log.release_below(2**63)
+    assert int(segments(vfs)[0][-20:-4], 16) <= log.state()["synced"] and n >= 1
+
+
+@pytest.mark.parametrize("threads", [2, 8, 24])
+def test_concurrent_committers_share_syncs(threads):
+    vfs, log = new_log(segment_size=1 << 20, buffer_size=1 << 16)
+    rounds, order, guard = 60, [], threading.Lock()
+
+    def work(me):
+        for i in range(rounds):
+            number = me * 1000 + i
+            lsn = put(log, number, flush=SYNC)
+            assert log.state()["synced"] > lsn
+            with guard:
+                order.append(number)
+
+    pool = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+    [t.start() for t in pool]
+    [t.join(60) for t in pool]
+    assert not any(t.is_alive() for t in pool)
+    got = values(read(vfs))
+    assert sorted(got) == sorted(order) and len(got) == threads * rounds
+    for n in range(threads):
+        mine = [v for v in got if v // 1000 == n]
+        assert mine == sorted(mine)
+    state = log.state()
+    assert state["syncs"] <= threads * rounds
+    assert sum(c[0] == "sync" for c in vfs.trace()) == state["syncs"] + 1     # one more made the segment
+
+
+def test_threads_of_all_levels_over_many_segments():
+    vfs, log = new_log(segment_size=16384, buffer_size=1024)
+    errors = []
+
+    def work(me):
+        try:
+            for i in range(400):
+                put(log, me * 1000 + i, flush=(me + i) % 3)
+                if i % 40 == 0:
+                    log.prepare_ahead()
+                if me == 0 and i % 100 == 50:
+                    log.reserve_ends(640)
+                    log.reserve_ends(-640)
+        except Exception as e:
+            errors.append(e)
+
+    pool = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    [t.start() for t in pool]
+    [t.join(60) for t in pool]
+    assert not any(t.is_alive() for t in pool) and not errors
+    log.flush(SYNC)
+    got = values(read(vfs, segment=16384))
+    assert sorted(got) == [n * 1000 + i for n in range(6) for i in range(400)]
+    check_law_6(vfs)
+
+
+def test_a_failed_sync_reaches_every_waiter():
+    vfs, log = new_log(segment_size=1 << 20, buffer_size=1 << 16)
+    put(log, 0, flush=SYNC)
+    done, failed = [], []
+
+    def work(me):
+        for i in range(200):
+            try:
+                put(log, me * 1000 + i, flush=SYNC)
+                done.append(me * 1000 + i)
+            except Exception:
+                failed.append(me)
+                return
+
+    vfs.inject(150, errno.EIO)
+    pool = [threading.Thread(target=work, args=(n,)) for n in range(1, 9)]
+    [t.start() for t in pool]
+    [t.join(60) for t in pool]
+    assert not any(t.is_alive() for t in pool)
+    assert sorted(failed) == list(range(1, 9))
+    image = vfs.crash_image(vfs.mutations, 1, "kill")
+    assert set(done) <= set(values(read(image)))
+
+
+def test_reopening_on_a_full_disk_uses_the_prepared_segment():
+    vfs, log = new_log()
+    while log.state()["end"] < SEGMENT // 2:
+        put(log, 1, flush=SYNC)
+    log.prepare_ahead()
+    before = set(vfs.files())
+    found, log = reopen(vfs.crash_image(vfs.mutations, 0, "kill"))
+    assert log.state()["segment"] == 2 * SEGMENT
+    again, _ = None, None
+    assert len(before) == 2
+
+
+def test_leftovers_of_crashes_are_cleared():
+    vfs, log = new_log()
+    put(log, 1, flush=SYNC)
+    vfs.put_file("/log/next.tmp", b"half")
+    vfs.put_file(f"/log/{SEGMENT:016x}.wal", bytes(SEGMENT))
+    vfs.put_file(f"/log/{2 * SEGMENT:016x}.wal", bytes(100))
+    found, log = reopen(vfs)
+    assert values(found) == [1]
+    assert sorted(p.rsplit("/")[-1] for p in vfs.files()) == [f"{0:016x}.wal", f"{3 * SEGMENT:016x}.wal"]
+    put(log, 2, flush=SYNC)
+    assert values(read(vfs)) == [1, 2]
