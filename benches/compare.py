@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from benches.data import Data
 from benches.peers import STORES, Store
 from benches.stand import Stand, real_directory
 from benches.workloads import ROWS, Row
+
+BUSY = 0.7  # load average above which a run says so
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -97,7 +100,10 @@ def main(argv: list[str] | None = None) -> int:
         "machine": report.machine(),
         "versions": {store.name: version for store in present if (version := store.version())},
         "missing": missing,
+        "load": os.getloadavg()[0],
     }
+    if about["load"] > BUSY:
+        print(f"the machine is busy (load {about['load']:.1f}): the rates will be low and far apart")
     gc.freeze()
     outcomes: list[report.Outcome] = []
     try:

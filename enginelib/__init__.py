@@ -1,1 +1,88 @@
-"""enginelib: an embeddable, single-node, transactional storage engine."""
+"""enginelib: an embeddable, single-node, transactional storage engine.
+
+>>> import enginelib
+>>> with enginelib.open("app.db") as db:
+...     users = db.keyspace("users")
+...     users[b"ada"] = b"1815"
+...     with db.transaction() as txn:
+...         txn.put(users, b"bob", b"1")
+"""
+from __future__ import annotations
+
+try:
+    from enginelib._native.engine.door import build_info
+except ModuleNotFoundError as missing:
+    if not (missing.name or "").startswith("enginelib._native"):
+        raise
+    raise ImportError(
+        "enginelib's compiled core is not here: this is its source folder. Build it by `pip install -e .`, or start Python "
+        "elsewhere to use an installed enginelib."
+    ) from missing
+
+from enginelib.database import Database, open
+from enginelib.errors import (
+    CorruptionError,
+    DatabaseClosed,
+    DatabaseLocked,
+    DeadlockDetected,
+    DiskFull,
+    Error,
+    ForkError,
+    LockTimeout,
+    LogWriteError,
+    NotSupported,
+    OutcomeUnknown,
+    ReadOnlyError,
+    SerializationFailure,
+    SnapshotTooOld,
+    StorageError,
+    ThreadError,
+    TransactionAborted,
+    TransactionClosed,
+    TransactionTooLarge,
+    UsageError,
+    WriteConflict,
+)
+from enginelib.keyspace import Keyspace
+from enginelib.options import Durability, Isolation, Options
+from enginelib.report import VerifyReport
+from enginelib.retry import transactional
+from enginelib.transaction import Savepoint, Transaction, View
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CorruptionError",
+    "Database",
+    "DatabaseClosed",
+    "DatabaseLocked",
+    "DeadlockDetected",
+    "DiskFull",
+    "Durability",
+    "Error",
+    "ForkError",
+    "Isolation",
+    "Keyspace",
+    "LockTimeout",
+    "LogWriteError",
+    "NotSupported",
+    "Options",
+    "OutcomeUnknown",
+    "ReadOnlyError",
+    "Savepoint",
+    "SerializationFailure",
+    "SnapshotTooOld",
+    "StorageError",
+    "ThreadError",
+    "Transaction",
+    "TransactionAborted",
+    "TransactionClosed",
+    "TransactionTooLarge",
+    "UsageError",
+    "VerifyReport",
+    "View",
+    "WriteConflict",
+    "build_info",
+    "open",
+    "transactional",
+]

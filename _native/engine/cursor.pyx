@@ -36,7 +36,7 @@ cdef bytes successor(bytes prefix):
     cdef bytes cut = prefix.rstrip(b"\\xff")
     if not cut:
         return None
-    return cut[:-1] + bytes([cut[-1] + 1])
+    return cut[:len(cut) - 1] + bytes([cut[len(cut) - 1] + 1])
 
 
 cdef class CoreCursor:
@@ -97,7 +97,7 @@ cdef class CoreCursor:
             self.discard()
             self.exhausted = False
         if self.at == self.count:
-            if self.exhausted or self.refill() == 0:
+            if self.exhausted or self.left == 0 or self.refill() == 0:
                 raise StopIteration
         key = self.keys[self.at]
         value = self.values[self.at]

@@ -61,6 +61,7 @@ cdef class Engine:
     cdef void enter(self) noexcept nogil                     # latch: an operation that may let it go begins
     cdef void leave(self) noexcept nogil                     # latch
     cdef int checkpoint_now(self, bint thorough) noexcept nogil            # latch (released meanwhile)
+    cdef int wait_checkpoint(self) noexcept nogil            # latch (released meanwhile)
     cdef int drop_trees(self) noexcept nogil                 # latch (released meanwhile)
     cdef int abort_orphans(self) noexcept nogil              # latch (released meanwhile)
     cdef void foreign_readers(self) noexcept nogil           # latch (released meanwhile)

@@ -456,7 +456,7 @@ cdef class Engine:
         """Takes a checkpoint, after the one under way if there is one; thorough: also shrinks the page file."""
         cdef int status
         while self.checkpointing:
-            condition_wait(&self.changed, &self.latch, 100000)
+            self.wait_checkpoint()
         self.checkpointing = True
         self.foreign_readers()
         status = take_checkpoint(self.txns, &self.fields, &self.checkpoint_state)
@@ -465,6 +465,11 @@ cdef class Engine:
         self.checkpointing = False
         condition_broadcast(&self.changed)
         return status
+
+    cdef int wait_checkpoint(self) noexcept nogil:
+        """Waits a little for the checkpoint under way."""
+        condition_wait(&self.changed, &self.latch, 100000)
+        return OK
 
     cdef int drop_trees(self) noexcept nogil:
         """Frees the pages of trees that nobody can see any more."""

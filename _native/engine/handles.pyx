@@ -242,6 +242,10 @@ cdef class CoreDatabase:
             raise_status(E_NOMEM)
         return x
 
+    def core_transaction_plain(self):
+        """A read-only transaction of the core's own class."""
+        return self.core_transaction(CoreTransaction, read_only=True)
+
     def core_keyspace(self, type cls, str name, bint create=True, str backend="btree"):
         """The keyspace of that name as committed; made, in a transaction of its own, when absent."""
         cdef CoreTransaction txn

@@ -56,8 +56,7 @@ cdef class BTree:
             return ABSENT
         slot = node_slot(page, at)
         record = page + get16(slot + 4)
-        prefetch(record)
-        prefetch(record + 64)
+        prefetch_record(record)
         at = node_resolve(page, count, LEAF_RECORD, key, klen, head, at, &found)
         if not found:
             return ABSENT
@@ -112,9 +111,7 @@ cdef class BTree:
             p = node_prefix_len(page)
             slots[i] = head_lower_bound(page, node_count(page), key_head(keys[i] + p, klens[i] - p))
             if slots[i] < node_count(page):
-                record = node_record(page, slots[i])
-                prefetch(record)
-                prefetch(record + 64)
+                prefetch_record(node_record(page, slots[i]))
         for i in range(n):
             page = frames[i].page
             p = node_prefix_len(page)

@@ -25,8 +25,11 @@ cdef inline int lack(Need* need, int what, uint64_t pid, int count) noexcept nog
 
 cdef inline void prefetch_page(PoolCore* core, uint64_t pid) noexcept nogil:
     """Asks for the page before its frame is read: an arena of one piece has its pages in the order of the frames. A wrong guess costs nothing."""
+    cdef uint32_t n
     if likely(pid < core.pids):
-        prefetch_slots(core.frames[0].page + <size_t>(<uint32_t>(core.frame_of[pid] - 1)) * core.page_size)
+        n = core.frame_of[pid]
+        if likely(n != 0):
+            prefetch_slots(core.frames[0].page + <size_t>(n - 1) * core.page_size)
 
 
 cdef inline int enter(PoolCore* core, uint32_t keyspace, const char* parent, int at, size_t klen, Need* need,

@@ -150,6 +150,12 @@ cdef inline void prefetch_slots(const char* page) noexcept nogil:
     prefetch(page + 384)
     prefetch(page + 448)
 
+cdef inline void prefetch_record(const char* record) noexcept nogil:
+    """The record, and as much of a value of ordinary size as a caller is about to copy."""
+    prefetch(record)
+    prefetch(record + 64)
+    prefetch(record + 128)
+
 cdef inline int head_lower_bound(const char* page, int count, uint32_t head) noexcept nogil:
     """The number of slots whose head is below `head`. No branch depends on a key."""
     cdef const char* base = page + PAGE_HEADER

@@ -568,8 +568,8 @@ cdef class BTreeDoor:
             raise_status(rc)
         return t / n
 
-    def time_finds(self, uint64_t n, uint64_t seed, uint64_t loops, int batch=1, bint ordered=False, bint touch=True):
-        """ns for each find of a random key that `load` has put; reads the value's bytes when touch."""
+    def time_finds(self, uint64_t n, uint64_t seed, uint64_t loops, int batch=1, bint ordered=False, int touch=100):
+        """ns for each find of a random key that `load` has put; copies `touch` bytes of the value."""
         cdef char* spelt = <char*>malloc(loops * 16)
         cdef const char* ks[MAX_BATCH]
         cdef size_t ns[MAX_BATCH]
@@ -596,7 +596,7 @@ cdef class BTreeDoor:
                     if rc != OK:
                         missing += 1
                     elif touch:
-                        memcpy(sink, cell.value, 100 if cell.vlen > 100 else cell.vlen)
+                        memcpy(sink, cell.value, touch)
                         total += sink[5]
             else:
                 i = 0
@@ -613,7 +613,7 @@ cdef class BTreeDoor:
                         if statuses[j] != OK:
                             missing += 1
                         elif touch:
-                            memcpy(sink, cells[j].value, 100 if cells[j].vlen > 100 else cells[j].vlen)
+                            memcpy(sink, cells[j].value, touch)
                             total += sink[5]
             t = now() - t
             latch_unlock(&self.latch)

@@ -280,11 +280,13 @@ def read_log(Vfs vfs not None, directory="log", *, unsigned long long start_lsn=
     cdef LogReader reader = LogReader()
     cdef Record r
     cdef bytes ident = database_id
+    cdef const uint8_t* ident_bytes = NULL
     cdef int rc
     if limit_lsn is not None:
         reader.limit_lsn = limit_lsn
-    rc = reader.open(vfs, path, start_lsn, segment_size,
-                     NULL if ident is None else <const uint8_t*><const char*>ident)
+    if ident is not None:
+        ident_bytes = <const uint8_t*><const char*>ident
+    rc = reader.open(vfs, path, start_lsn, segment_size, ident_bytes)
     records = []
     while rc == OK:
         rc = reader.next(&r)

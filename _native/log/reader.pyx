@@ -29,7 +29,7 @@ cdef class LogReader:
         cdef Listing l
         cdef int rc
         if strlen(dir) > DIR_MAX:
-            return fail(E_INVALID, b"the log directory's path is too long")
+            return fail(E_INVALID, b"The log directory's path is too long")
         self.close()
         with gil:
             self.vfs = vfs
@@ -37,7 +37,7 @@ cdef class LogReader:
         self.cap = PIECE
         self.buf = <uint8_t*>malloc(self.cap)
         if self.dir == NULL or self.buf == NULL:
-            return fail(E_NOMEM, b"no memory for a log reader")
+            return fail(E_NOMEM, b"No memory for a log reader")
         self.start_lsn = start_lsn
         self.end_lsn = self.known_synced = start_lsn
         self.highest_lsn = start_lsn
@@ -68,7 +68,7 @@ cdef class LogReader:
         self.count = l.count - from_
         self.entries = <SegmentEntry*>malloc(self.count * sizeof(SegmentEntry))
         if self.entries == NULL:
-            return fail(E_NOMEM, b"no memory for the list of log segments")
+            return fail(E_NOMEM, b"No memory for the list of log segments")
         for i in range(self.count):
             self.entries[i].first_lsn = l.segments[from_ + i]
         for i in range(self.count):
@@ -115,7 +115,7 @@ cdef class LogReader:
         if e.state == HEADER_FOREIGN:
             return fail_corrupt(path, 16, b"database id of a log segment", 0, 0)
         if e.state == HEADER_NEWER:
-            return fail(E_NEWER, b"the log was written by a newer version of the format")
+            return fail(E_NEWER, b"The log was written by a newer version of the format")
         if e.state == HEADER_OK and <uint64_t>e.size != e.header.segment_size:
             return fail_corrupt(path, e.size, b"size of a log segment", e.header.segment_size, <uint64_t>e.size)
         return OK
@@ -170,7 +170,7 @@ cdef class LogReader:
         if n > self.cap:
             bigger = <uint8_t*>realloc(self.buf, n + PIECE)
             if bigger == NULL:
-                return fail(E_NOMEM, b"no memory for a log group")
+                return fail(E_NOMEM, b"No memory for a log group")
             self.buf = bigger
             self.cap = n + PIECE
         have = 0

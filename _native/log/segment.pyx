@@ -146,7 +146,7 @@ cdef int list_segments(Vfs vfs, const char* dir, Listing* out) noexcept nogil:
     out.segments = <uint64_t*>malloc((count + 1) * sizeof(uint64_t))
     if out.segments == NULL:
         free(names)
-        return fail(E_NOMEM, b"no memory to list the log's segments")
+        return fail(E_NOMEM, b"No memory to list the log's segments")
     p = names
     for i in range(count):
         length = strlen(p)

@@ -41,7 +41,7 @@ cdef int settle_file(Vfs vfs, const char* path, uint64_t first_lsn, uint64_t end
         from_ = known_synced - first_lsn
     buf = <uint8_t*>malloc(PIECE)
     if buf == NULL:
-        return fail(E_NOMEM, b"no memory to settle the log's tail")
+        return fail(E_NOMEM, b"No memory to settle the log's tail")
     rc = vfs.open(path, VFS_WRITE, &handle)
     if rc == OK:
         rc = vfs.size(handle, &size)

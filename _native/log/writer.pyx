@@ -41,7 +41,7 @@ cdef class LogWriter:
         if self.failed:
             return self.log_failed()
         if n > MAX_RESERVE:
-            return fail_n(E_INVALID, b"log records of %lld bytes at once; at most %lld", <int64_t>n, MAX_RESERVE)
+            return fail_n(E_INVALID, b"Log records of %lld bytes at once; at most %lld", <int64_t>n, MAX_RESERVE)
         return AGAIN
 
     cdef int reserve_ends(self, int64_t n) noexcept nogil:
@@ -95,11 +95,11 @@ cdef class LogWriter:
         cdef uint8_t* copy
         cdef int rc
         if SEGMENT_HEADER + GROUP_HEADER + n + self.ends + 2 * TAIL_ROOM > self.segment_size:
-            return fail_n(E_TOO_LARGE, b"the table of keyspace names takes %lld bytes of a log segment of %lld",
+            return fail_n(E_TOO_LARGE, b"The table of keyspace names takes %lld bytes of a log segment of %lld",
                           <int64_t>n, <int64_t>self.segment_size)
         copy = <uint8_t*>malloc(n + 1)
         if copy == NULL:
-            return fail(E_NOMEM, b"no memory for the log's table of names")
+            return fail(E_NOMEM, b"No memory for the log's table of names")
         if not self.writing and self.cap < GROUP_HEADER + n + self.ends + END_ROOM:
             rc = self.grow(GROUP_HEADER + n + self.ends + END_ROOM)
             if rc != OK:
@@ -133,7 +133,7 @@ cdef class LogWriter:
         cdef size_t need, cap
         cdef int rc
         if n > MAX_RESERVE:
-            return fail_n(E_INVALID, b"log records of %lld bytes at once; at most %lld", <int64_t>n, MAX_RESERVE)
+            return fail_n(E_INVALID, b"Log records of %lld bytes at once; at most %lld", <int64_t>n, MAX_RESERVE)
         while True:
             if self.failed:
                 return self.log_failed()
@@ -182,7 +182,7 @@ cdef class LogWriter:
         for i in range(2):
             p = <uint8_t*>realloc(self.bufs[i], bigger)
             if p == NULL:
-                return fail(E_NOMEM, b"no memory for a log buffer")
+                return fail(E_NOMEM, b"No memory for a log buffer")
             self.bufs[i] = p
         self.cap = bigger
         self.bound_room()
@@ -202,7 +202,7 @@ cdef class LogWriter:
         cdef ErrorInfo* info = error_info()
         if not self.failed:
             self.failed_errno = info.sys_errno
-            snprintf(self.failed_text, sizeof(self.failed_text), b"the log has failed for good: %.180s", info.text)
+            snprintf(self.failed_text, sizeof(self.failed_text), b"The log has failed for good: %.180s", info.text)
             self.failed = E_LOG
             self.room = 0
         return self.log_failed()
@@ -429,10 +429,10 @@ cdef class LogWriter:
         cdef bint gone = False
         cdef int rc
         if strlen(dir) > DIR_MAX:
-            return fail(E_INVALID, b"the log directory's path is too long")
+            return fail(E_INVALID, b"The log directory's path is too long")
         if (segment_size < MIN_SEGMENT or segment_size % LSN_UNIT != 0 or segment_size // LSN_UNIT > <uint64_t>0xFFFFFFFF
                 or first_lsn % LSN_UNIT != 0 or first_lsn < self.prev_end):
-            return fail_n(E_INVALID, b"a log segment of %lld bytes at LSN %lld: both must be multiples of 512, above the log's end",
+            return fail_n(E_INVALID, b"A log segment of %lld bytes at LSN %lld: both must be multiples of 512, above the log's end",
                           <int64_t>segment_size, <int64_t>first_lsn)
         with gil:
             self.vfs = vfs
@@ -448,7 +448,7 @@ cdef class LogWriter:
         self.bufs[0] = <uint8_t*>malloc(self.cap)
         self.bufs[1] = <uint8_t*>malloc(self.cap)
         if self.dir == NULL or self.zeros == NULL or self.bufs[0] == NULL or self.bufs[1] == NULL:
-            return fail(E_NOMEM, b"no memory for the log's buffers")
+            return fail(E_NOMEM, b"No memory for the log's buffers")
         rc = vfs.mkdir(dir)
         if rc == OK:
             parent_path(donor, dir)
@@ -471,7 +471,7 @@ cdef class LogWriter:
                 free_listing(&l)
                 return rc
             if l.segments[i] >= first_lsn:
-                fail_n(E_INVALID, b"a new log segment at LSN %lld, not above the existing one at %lld", <int64_t>first_lsn,
+                fail_n(E_INVALID, b"A new log segment at LSN %lld, not above the existing one at %lld", <int64_t>first_lsn,
                        <int64_t>l.segments[i])
                 free_listing(&l)
                 return E_INVALID
@@ -532,7 +532,7 @@ cdef class LogWriter:
         if self.seg_count == self.seg_cap:
             p = <uint64_t*>realloc(self.segs, (self.seg_cap * 2 + 8) * sizeof(uint64_t))
             if p == NULL:
-                return fail(E_NOMEM, b"no memory for the list of log segments")
+                return fail(E_NOMEM, b"No memory for the list of log segments")
             self.segs = p
             self.seg_cap = self.seg_cap * 2 + 8
         self.segs[self.seg_count] = first

@@ -181,6 +181,7 @@ cdef class PageStore:
     cdef int open_file(self, const char* path, bint read_only) noexcept nogil
     cdef int read_superblocks(self) noexcept nogil
     cdef int read_directory(self) noexcept nogil
+    cdef bint within(self, const MapEntry* e) noexcept nogil
     cdef int read_run(self, const MapEntry* e, char* buf, const char* what) noexcept nogil
     cdef int grow_map(self, uint64_t count) noexcept nogil
     cdef int load_map_page(self, uint64_t mp) noexcept nogil

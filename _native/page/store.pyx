@@ -197,6 +197,9 @@ cdef class PageStore:
                                 self.sb.next_pid)
         if self.sb.meta.blocks != blocks_for(self.sb.meta_length) or self.sb.meta_length > self.file_limit * BLOCK:
             return fail_corrupt(self.path, at, b"Superblock: impossible length of the checkpoint record", 0, self.sb.meta_length)
+        if not self.within(&self.sb.map_root) or not self.within(&self.sb.meta):
+            return fail_corrupt(self.path, at, b"Superblock: an address outside the file", self.file_limit,
+                                self.sb.meta.block if self.within(&self.sb.map_root) else self.sb.map_root.block)
         self.next_pid = self.sb.next_pid
         self.opened_next_pid = self.next_pid
         rc = self.grow_map(n)
@@ -216,13 +219,20 @@ cdef class PageStore:
             if rc != OK:
                 return rc
             for i in range(n):
-                if self.dir[i].block != 0 and self.dir[i].blocks != MAP_BLOCKS:
-                    return fail_corrupt(self.path, self.sb.map_root.block * BLOCK + i * 16, b"Impossible length of a map page",
-                                        MAP_BLOCKS, self.dir[i].blocks)
+                if not self.within(&self.dir[i]) or self.dir[i].block != 0 and self.dir[i].blocks != MAP_BLOCKS:
+                    return fail_corrupt(self.path, self.sb.map_root.block * BLOCK + i * 16,
+                                        b"Page map directory: impossible address of a map page", MAP_BLOCKS, self.dir[i].blocks)
         self.map_count = n
         if n and self.next_pid % MAP_FANOUT:
             return self.load_map_page(n - 1)       # pids are given out without input
         return OK
+
+    cdef bint within(self, const MapEntry* e) noexcept nogil:
+        """Whether a run that was read from the file can be: none at all, or one within the file."""
+        if e.block == 0:
+            return e.blocks == 0
+        return (e.block >= SPACE_FIRST and e.blocks > 0 and e.block <= self.file_limit
+                and e.blocks <= self.file_limit - e.block)
 
     cdef int read_run(self, const MapEntry* e, char* buf, const char* what) noexcept nogil:
         """Reads a whole run into buf (e.blocks * BLOCK bytes) and checks it."""
@@ -364,8 +374,7 @@ cdef class PageStore:
                 page[i].crc = get32(data + i * 16 + 12)
                 if page[i].block == 0 and page[i].blocks == 0:
                     continue
-                if (page[i].block < SPACE_FIRST or page[i].blocks == 0 or page[i].block > self.file_limit
-                        or page[i].blocks > self.file_limit - page[i].block or pid == 0 or pid >= self.opened_next_pid):
+                if not self.within(&page[i]) or pid == 0 or pid >= self.opened_next_pid:
                     rc = fail_corrupt(self.path, where.block * BLOCK + i * 16, b"Map page: an entry leads outside the file",
                                       self.file_limit, page[i].block)
                     break

@@ -1,4 +1,4 @@
-"""Each promise of the fault-injecting file system: what a crash may and must leave, and what fails on demand."""
+"""The promises of the fault-injecting file system: what a crash may and must leave, what fails on demand."""
 
 import errno
 import random
@@ -508,7 +508,7 @@ STEPS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.integers(0, 2**63))
 def test_every_image_is_one_that_the_promises_allow(steps, seed):
-    """A sector is some moment of it since its file's last sync; a synced, durably named and since untouched file is whole."""
+    """A sector is some moment of it since its file's last sync, and durable names are there."""
     vfs = FaultVfs()
     vfs.put_file("/db/keep", b"k")
     handles, contents, moments, certain = {}, {}, {}, {}

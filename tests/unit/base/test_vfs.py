@@ -1,4 +1,4 @@
-"""One suite over the three file systems: what holds for the operating system's files holds for those in memory."""
+"""One suite over three file systems; what holds for the operating system's files holds in memory."""
 
 import errno
 import os
@@ -450,7 +450,10 @@ sys.stdin.readline()
 def test_descriptors_are_not_inherited_by_programs_we_start(tmp_path):
     vfs = RealVfs()
     make(vfs, tmp_path / "a")
-    code = "import os, sys; sys.exit(any(os.path.realpath(f'/dev/fd/{n}').endswith('/a') for n in os.listdir('/dev/fd')))"
+    code = (
+        "import os, sys; names = [os.path.realpath(f'/dev/fd/{n}') for n in os.listdir('/dev/fd')];"
+        "sys.exit(any(name.endswith('/a') for name in names))"
+    )
     assert subprocess.run([sys.executable, "-c", code], close_fds=False).returncode == 0
 
 

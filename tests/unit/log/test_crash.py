@@ -1,4 +1,5 @@
 """Crashes: what was acknowledged is there, what is there is a prefix, and recovery may itself crash anywhere."""
+import errno
 import random
 
 import pytest
@@ -66,6 +67,38 @@ def test_recovery_may_crash_anywhere_and_be_run_again(first):
                     assert got == whole[:len(got)] and len(got) >= bound
                 put(log2, 2000, flush=SYNC)
                 assert values(read(second, segment=4096)) == [*got, 2000]
+                if cut2 % 3 == 0:
+                    for cut3 in range(second.mutations + 1):
+                        third = second.crash_image(cut3, cut3 + cut, "power")
+                        again = values(read(third, segment=4096))
+                        assert again in ([*got, 2000][:len(again)],) and (len(again) >= bound or cut2 >= settled)
+
+
+def test_what_a_failed_sync_left_in_the_page_cache_is_durable_once_recovery_has_shown_it():
+    """After a failed fdatasync the kernel calls the pages clean; only writing them again makes them durable."""
+    vfs, log = new_log()
+    put(log, 0, flush=SYNC)
+    put(log, 1, flush=OS)
+    vfs.inject(0, errno.EIO)
+    with pytest.raises(Exception, match="failed for good"):
+        log.flush(SYNC)
+    image = vfs.crash_image(vfs.mutations, 0, "kill")
+    assert values(read(image)) == [0, 1]
+    found, log = reopen(image)
+    assert values(found) == [0, 1]
+    assert values(read(image.crash_image(image.mutations, 0, "lost"))) == [0, 1]
+
+
+def test_a_tail_is_cut_before_the_next_life_begins():
+    """A group that a crash tore, with a whole one behind it: recovery leaves neither."""
+    vfs, log = new_log()
+    put(log, 0, flush=SYNC)
+    lsns = [put(log, n, flush=OS) for n in (1, 2)]
+    path = "/log/" + "0" * 16 + ".wal"
+    vfs.corrupt(path, lsns[0] + 4, 1)
+    found, log = reopen(vfs)
+    assert values(found) == [0]
+    assert vfs.files(durable=True)[path][lsns[0] - 32:lsns[1] + 60].strip(b"\0") == b""
 
 
 class Crashes(RuleBasedStateMachine):

@@ -77,6 +77,7 @@ def workload(vfs, history):
 def test_after_a_crash_anywhere_the_last_published_image_is_there(mode):
     vfs, history = FaultVfs(), []
     workload(vfs, history)
+    assert vfs.mutations > 60
     for cut in range(history[0][1], vfs.mutations + 1):
         done = [h for h in history if h[1] <= cut][-1]
         begun = [h for h in history if h[0] <= cut and h[1] > cut]
@@ -133,7 +134,7 @@ def test_a_failure_at_any_call_leaves_all_as_before(number, short):
         attempt(lambda: store.trim())
         over = vfs.calls - before <= call
         vfs.clear_injections()
-        assert failed in (None, E_FULL if number == errno.ENOSPC else E_IO, E_LOG, E_CORRUPT), failed
+        assert failed in (None, E_FULL if number == errno.ENOSPC else E_IO, E_LOG), failed
         assert contents(store, pages) == pages
         assert store.check(pages) == []
         if attempt(lambda: store.checkpoint(b"three")):
@@ -149,7 +150,7 @@ def test_a_failure_at_any_call_leaves_all_as_before(number, short):
         if over:
             break
         call += 1
-    assert call > 15
+    assert call > 10
 
 
 def test_a_full_disk_is_not_final_but_a_failed_sync_is():
