@@ -7,6 +7,7 @@
 ...     with db.transaction() as txn:
 ...         txn.put(users, b"bob", b"1")
 """
+
 from __future__ import annotations
 
 try:
@@ -15,8 +16,8 @@ except ModuleNotFoundError as missing:
     if not (missing.name or "").startswith("enginelib._native"):
         raise
     raise ImportError(
-        "enginelib's compiled core is not here: this is its source folder. Build it by `pip install -e .`, or start Python "
-        "elsewhere to use an installed enginelib."
+        "enginelib's compiled core is not here: this is its source folder. Build it by `pip install -e .`, "
+        "or start Python elsewhere to use an installed enginelib."
     ) from missing
 
 from enginelib.database import Database, open

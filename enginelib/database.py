@@ -9,7 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, TypeVar, Unpack
 
@@ -41,6 +41,15 @@ if TYPE_CHECKING:
         transaction_budget: int
         lazy_interval: float
         lock_timeout: float
+
+    class BeginValues(TypedDict, total=False):
+        """The keyword arguments of `Database.transaction`."""
+
+        isolation: IsolationName
+        read_only: bool
+        durability: DurabilityName | None
+        lock_timeout: float | None
+        deferrable: bool
 
 
 R = TypeVar("R")
@@ -216,25 +225,15 @@ class Database(CoreDatabase):
         return txn
 
     def run(
-        self,
-        function: Callable[..., R],
-        /,
-        *args: Any,
-        retries: int = RETRIES,
-        isolation: IsolationName = "snapshot",
-        read_only: bool = False,
-        durability: DurabilityName | None = None,
-        lock_timeout: float | None = None,
-        deferrable: bool = False,
+        self, function: Callable[..., R], /, *args: Any, retries: int = RETRIES, **begin: Unpack[BeginValues]
     ) -> R:
-        """Calls ``function(txn, *args)`` in a transaction, and again with back-off while a retry can cure
-        what went wrong.
+        """Calls ``function(txn, *args)`` in a transaction, and again with back-off while a retry can help.
 
         Args:
             function: what to do; it may be called more than once, so it should have no other lasting effect.
             args: passed on after the transaction.
             retries: how often to try again after the first attempt.
-            isolation, read_only, durability, lock_timeout, deferrable: as in `transaction`.
+            begin: arguments of `transaction`.
 
         Returns:
             What the function returned in the attempt that committed.
@@ -244,19 +243,9 @@ class Database(CoreDatabase):
             Error: the last attempt's error, with a note of how many there were; or at once, one that a retry
                 cannot cure.
         """
-        return run(
-            self,
-            function,
-            *args,
-            retries=retries,
-            isolation=isolation,
-            read_only=read_only,
-            durability=durability,
-            lock_timeout=lock_timeout,
-            deferrable=deferrable,
-        )
+        return run(self, function, *args, retries=retries, **begin)
 
-    def attempts(self, retries: int = RETRIES, **begin: Any) -> Attempts:
+    def attempts(self, retries: int = RETRIES, **begin: Unpack[BeginValues]) -> Attempts:
         """Returns a loop over attempts, for blocks that are no function: ``for attempt in db.attempts(): with
         attempt as txn: ...``
 
@@ -313,10 +302,14 @@ class Database(CoreDatabase):
         nothing.
 
         Transactions that are still open are aborted, and whatever belongs to the database raises
-        `DatabaseClosed` from then on.
+        `DatabaseClosed` from then on. In a forked child this does nothing: the database is the parent's.
         """
-        if self.closed:
+        if self.closed or self._owner != os.getpid():
             return
+        with suppress(Error):
+            failures = self.stats()["checkpoint"]["background_failures"]
+            if failures:
+                logger.warning("%s: %d checkpoints failed in the background", self.path, failures)
         with _timed("close", self.path):
             super().close()
         _open_databases.discard(self)

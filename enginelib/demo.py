@@ -312,7 +312,8 @@ def demonstrate(
         for item in result["answers"]:
             say("ask", f"{item['question']}: {item['answer']}")
 
-        result["log"] = _numbers(db.stats().get("log"))
+        result["log"] = _log(db)
+        say("log", _log_text(result["log"]))
         report = db.verify()
         result["verify"] = report.as_dict()
         say("verify", str(report))
@@ -337,8 +338,20 @@ def _speed(rates: dict[str, float]) -> str:
     )
 
 
-def _numbers(values: Any) -> dict[str, Any]:
-    return {name: value for name, value in (values or {}).items() if isinstance(value, (int, float))}
+def _log(db: Database) -> dict[str, int]:
+    stats = db.stats()
+    return {
+        "bytes": stats["log"]["end_lsn"],
+        "commits_since_recovery": stats["transactions"]["commits"],
+        "syncs_since_recovery": stats["log"]["syncs"],
+    }
+
+
+def _log_text(log: dict[str, int]) -> str:
+    return (
+        f"{log['bytes'] / 1e6:,.1f} MB in all; {log['commits_since_recovery']:,} commits since the recovery "
+        f"shared {log['syncs_since_recovery']:,} syncs"
+    )
 
 
 def _proof(verdict: Verdict, acknowledged: set[int]) -> dict[str, Any]:
@@ -355,7 +368,7 @@ def _proof(verdict: Verdict, acknowledged: set[int]) -> dict[str, Any]:
 
 def _proof_text(verdict: Verdict, acknowledged: set[int]) -> str:
     return (
-        f"{len(acknowledged & verdict.whole):,} of {len(acknowledged):,} acknowledged transactions are there, "
+        f"{len(acknowledged & verdict.whole):,} of {len(acknowledged):,} acknowledged transactions are there "
         f"whole; {len(verdict.whole - acknowledged)} committed but not acknowledged, whole too; "
         f"{len(verdict.partial)} in part, {verdict.strangers} stray entries"
     )

@@ -11,8 +11,8 @@ class VerifyReport:
     """The verdict of a check of the whole database.
 
     Attributes:
-        findings: what is wrong, each a dict of plain values that says where; empty when all is well.
-        counts: what was looked at: how many pages, keys, log records and so on.
+        findings: what is wrong, each a dict of plain values with ``what`` and where; empty when all is well.
+        counts: what was looked at: ``keyspaces`` with figures of each tree, and ``log_records``.
         seconds: how long it took.
     """
 
@@ -30,23 +30,23 @@ class VerifyReport:
         return {"ok": self.ok, "findings": self.findings, "counts": self.counts, "seconds": self.seconds}
 
     def __str__(self) -> str:
-        looked_at = ", ".join(
-            f"{number(count)} {name.replace('_', ' ')}" for name, count in self.counts.items()
-        )
         if self.ok:
-            return f"ok: nothing wrong in {looked_at or 'an empty database'}"
-        lines = [f"{len(self.findings)} finding{'s' * (len(self.findings) > 1)} in {looked_at}:"]
+            return f"ok: nothing wrong in {looked_at(self.counts)}"
+        lines = [f"{len(self.findings)} finding{'s' * (len(self.findings) > 1)} in {looked_at(self.counts)}:"]
         lines += [f"  {describe(finding)}" for finding in self.findings]
         return "\n".join(lines)
 
 
+def looked_at(counts: dict[str, Any]) -> str:
+    """Writes on one line what was looked at: trees, their keys and pages, log records."""
+    trees = counts.get("keyspaces", {}).values()
+    keys = sum(tree.get("keys", 0) for tree in trees)
+    pages = sum(sum(tree.get("pages", ())) for tree in trees)
+    return f"{len(trees)} trees, {keys:,} keys, {pages:,} pages, {counts.get('log_records', 0):,} log records"
+
+
 def describe(finding: dict[str, Any]) -> str:
-    """Writes a finding on one line: its text first, then the rest as ``name=value``."""
-    rest = [f"{name}={value}" for name, value in finding.items() if name != "text" and value is not None]
-    text = str(finding.get("text", ""))
-    return f"{text} ({', '.join(rest)})" if text and rest else text or ", ".join(rest)
-
-
-def number(value: object) -> str:
-    """Writes a number with separators; anything else as it is."""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    """Writes a finding on one line: what it is first, then the rest as ``name=value``."""
+    rest = [f"{name}={value}" for name, value in finding.items() if name != "what" and value is not None]
+    what = str(finding.get("what", "something is wrong"))
+    return f"{what} ({', '.join(rest)})" if rest else what

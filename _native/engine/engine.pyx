@@ -274,8 +274,6 @@ cdef class Engine:
             with nogil:
                 status = settle_tail(self.vfs, log_dir, end, synced)
         if status == OK:
-            self.log.latch = &self.latch
-            self.refresh_names()
             if end:
                 self.log.follow(end, r.last_crc)
             with nogil:
@@ -283,6 +281,7 @@ cdef class Engine:
         if status != OK:
             raise_status(status)
         self.fields.incarnation = incarnation
+        self.refresh_names()
 
     def finish_open(self, size_t recovered, bint fresh):
         """What recovery did becomes durable before anything is answered; a new database gets its name."""

@@ -6,7 +6,7 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOT_SUPPORTED, fail, 
 from ..page.layout cimport layout_max_key, layout_max_inline
 from ..page.pool cimport pool_find
 from .node cimport *
-from .descent cimport contradiction, lack, enter, enter_root, walk, fill_cell
+from .descent cimport contradiction, astray, lack, enter, enter_root, walk, fill_cell
 from .shape cimport plain, underfull, split_leaf, join, node_assert, EDGE_NONE, EDGE_RIGHT, EDGE_LEFT, DEBUG
 from .verify cimport verify_tree
 
@@ -287,7 +287,7 @@ cdef class BTree:
                 at = leaf_search(page, key + p, klen - p, &path.found)
         if path.found:
             if (not leaf_replace_fits(page, at, vlen)
-                    or node_used(page, self.page_size) < underfull(self.page_size) + leaf_record_size(page, at) + SLOT_SIZE):
+                    or node_content(page, self.page_size) < underfull(self.page_size) + leaf_record_size(page, at) + SLOT_SIZE):
                 return False
         elif LEAF_RECORD + klen - p + vlen + SLOT_SIZE > node_room(page):
             return False
@@ -380,8 +380,8 @@ cdef class BTree:
             f.mark = mark
         if DEBUG:
             node_assert(f.page, self.page_size, f.pid)
-        if last > 0 and node_used(f.page, self.page_size) < underfull(self.page_size):
-            join(self.pool, path, last)
+        if last > 0 and node_content(f.page, self.page_size) < underfull(self.page_size):
+            join(self.pool, path)
 
     # --- whole trees ------------------------------------------------------------------------------------------------
 

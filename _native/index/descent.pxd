@@ -1,7 +1,7 @@
 """From parent to child: what every descent does and tests, inline.
 
-Level, keyspace and prefix length of a page are tested each time it is entered; its fences are compared with its parent's keys by every
-operation that had to load a page (so that each page meets the test when it comes in), not by those that found all in memory.
+Level, keyspace and prefix length of a page are tested each time it is entered; its fences are held against its parent's keys when it is entered
+for the first time since it was loaded (OFF_VOUCHED), and stay true to them by what the tree does.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -34,8 +34,7 @@ cdef inline void prefetch_page(PoolCore* core, uint64_t pid) noexcept nogil:
 
 cdef inline int enter(PoolCore* core, uint32_t keyspace, const char* parent, int at, size_t klen, Need* need,
                       Frame** out) noexcept nogil:
-    """The child at slot `at`. Fences are compared when this operation had to load a page (so each page after its loading);
-    level, keyspace and prefix length always."""
+    """The child at slot `at`."""
     cdef uint64_t pid = node_child(parent, at)
     cdef Frame* f
     cdef const char* page
@@ -47,8 +46,10 @@ cdef inline int enter(PoolCore* core, uint32_t keyspace, const char* parent, int
     if unlikely(node_level(page) + 1 != node_level(parent) or node_keyspace(page) != keyspace
                 or klen < node_prefix_len(page)):
         return misplaced(parent, at, page, keyspace)
-    if unlikely(need.pinned != 0) and edge_fault(parent, at, page) != NULL:
-        return misplaced(parent, at, page, keyspace)
+    if unlikely(get16(page + OFF_VOUCHED) == 0):
+        if edge_fault(parent, at, page) != NULL:
+            return misplaced(parent, at, page, keyspace)
+        put16(f.page + OFF_VOUCHED, 1)           # just loaded, so clean: no one is writing it to disk
     out[0] = f
     return OK
 

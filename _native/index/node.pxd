@@ -10,7 +10,7 @@ from ..base.coding cimport get16, get32, get64, put16, put32, put64, be32, compa
 from ..page.layout cimport (
     PAGE_HEADER, SLOT_SIZE, LEAF_RECORD, INNER_RECORD, VALUE_LENGTH, VALUE_GHOST, VALUE_BLOB,
     OFF_TYPE, OFF_LEVEL, OFF_COUNT, OFF_HEAP_LOW, OFF_GARBAGE, OFF_PREFIX_LEN, OFF_LOWER_OFF, OFF_LOWER_LEN,
-    OFF_UPPER_OFF, OFF_UPPER_LEN, OFF_KEYSPACE, OFF_PID, OFF_NEXT, OFF_LEFTMOST, MAX_PAGE_SIZE)
+    OFF_UPPER_OFF, OFF_UPPER_LEN, OFF_VOUCHED, OFF_KEYSPACE, OFF_PID, OFF_NEXT, OFF_LEFTMOST, MAX_PAGE_SIZE)
 
 cdef extern from *:
     """
@@ -129,14 +129,31 @@ cdef inline uint32_t key_head(const char* s, size_t n) noexcept nogil:
         h |= <uint32_t>(<uint8_t>s[2]) << 8
     return h
 
+cdef extern from *:
+    """
+    static inline uint64_t el_be64(const void* p) { uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(EL_LE64(v)); }
+    static inline int el_order(uint64_t a, uint64_t b) { return (a > b) - (a < b); }
+    """
+    uint64_t be64 "el_be64"(const void* p) noexcept nogil
+    int order "el_order"(uint64_t a, uint64_t b) noexcept nogil
+
 cdef inline int suffix_compare(const char* s, size_t n, const char* t, size_t m) noexcept nogil:
     """Compares two suffixes whose heads are equal: as far as both reach, their first four bytes are equal."""
     cdef size_t k = n if n < m else m
     cdef int c
     if k > 4:
-        c = memcmp(s + 4, t + 4, k - 4)
-        if c != 0:
-            return c
+        if k >= 12:
+            c = order(be64(s + 4), be64(t + 4))
+            if c != 0:
+                return c
+            if k > 12:
+                c = memcmp(s + 12, t + 12, k - 12)
+                if c != 0:
+                    return c
+        else:
+            c = memcmp(s + 4, t + 4, k - 4)
+            if c != 0:
+                return c
     return <int>n - <int>m
 
 cdef inline void prefetch_slots(const char* page) noexcept nogil:
@@ -243,6 +260,10 @@ cdef inline size_t node_room(const char* page) noexcept nogil:
 cdef inline size_t node_used(const char* page, uint32_t page_size) noexcept nogil:
     """Bytes of slots, records and fences."""
     return page_size - PAGE_HEADER - node_room(page)
+
+cdef inline size_t node_content(const char* page, uint32_t page_size) noexcept nogil:
+    """Bytes of slots and records, fences left out."""
+    return node_used(page, page_size) - get16(page + OFF_LOWER_LEN) - get16(page + OFF_UPPER_LEN)
 
 cdef inline size_t leaf_record_size(const char* page, int i) noexcept nogil:
     return LEAF_RECORD + node_suffix_len(page, i) + (get16(node_record(page, i)) & VALUE_LENGTH)

@@ -1,7 +1,7 @@
 """Changing a node: inserts, replacements, removals, compaction, and filling a fresh node from another's records."""
 from libc.string cimport memcpy, memmove, memset
 
-from ..page.layout cimport PAGE_LEAF, PAGE_INNER, OFF_RESERVED
+from ..page.layout cimport PAGE_LEAF, PAGE_INNER
 from .node cimport *
 
 
@@ -30,6 +30,7 @@ cdef void node_init(char* page, uint32_t page_size, int level, uint32_t keyspace
     memset(page, 0, PAGE_HEADER)
     page[OFF_TYPE] = PAGE_LEAF if level == 0 else PAGE_INNER
     page[OFF_LEVEL] = <char>level
+    put16(page + OFF_VOUCHED, 1)                 # made here, to fit its parent
     put32(page + OFF_KEYSPACE, keyspace)
     put64(page + OFF_PID, pid)
     put64(page + OFF_NEXT, next)

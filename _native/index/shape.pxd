@@ -27,14 +27,15 @@ cdef inline bint plain(const Frame* f) noexcept nogil:
     return f.dirty and not f.frozen and f.state == FRAME_READY
 
 cdef inline size_t underfull(uint32_t page_size) noexcept nogil:
-    """A node with fewer bytes in use seeks a neighbour to join."""
+    """A node with fewer bytes in slots and records seeks a neighbour to join."""
     return (page_size - 48) // 4
 
 # Divides the leaf at the path's end while a record goes in at its slot (`replace`: instead of the one there), and the nodes
 # above as far as need be. Returns the leaf that got the record, and in *slot where.
 cdef Frame* split_leaf(Pool pool, Path* path, uint32_t keyspace, const char* key, size_t klen, bint replace, uint16_t word,
                        const char* value, size_t vlen, int edge, int* slot) noexcept nogil
-# Joins the underfull node at path.frames[level] with a neighbour under the same parent, and goes on upward; lowers the root.
-cdef void join(Pool pool, Path* path, int level) noexcept nogil
+# Joins underfull nodes of the path with neighbours under the same parent, from the leaf up, as long as that helps; lowers the root.
+# A neighbour that is not in memory, or frames that are not at hand, leave things as they are. The path stays true but for the leaf's slot.
+cdef void join(Pool pool, Path* path) noexcept nogil
 # Debug builds: stops the process when a node is not sound.
 cdef void node_assert(const char* page, uint32_t page_size, uint64_t pid) noexcept nogil

@@ -261,17 +261,17 @@ cdef bint join_pair(Pool pool, Frame** left_at, Frame* right, Frame** parent_at,
     cdef const char* left_prefix
     cdef const char* right_prefix
     cdef int n, lacking
+    limit = page_size - PAGE_HEADER
+    if node_count(left.page) != 0 and node_count(right.page) != 0:
+        limit -= limit >> 3                      # or the next insertion would divide it again
+    size = lower_len + upper_len + node_content(left.page, page_size) + node_content(right.page, page_size)
+    if size > limit:                             # even if the prefix were to stay
+        return False
     p = common(lower, lower_len, upper, upper_len) if lower != NULL and upper != NULL else 0
     left_prefix = node_prefix(left.page, &lp)
     right_prefix = node_prefix(right.page, &rp)
     sep_len = node_prefix_len(parent.page) + node_suffix_len(parent.page, j)
-    n = node_items(left.page, items)
-    size = lower_len + upper_len + items_size(items, n, leaf, lp - p, 0)
-    limit = page_size - PAGE_HEADER
-    if n != 0 and node_count(right.page) != 0:
-        limit -= limit >> 3                      # or the next insertion would divide it again
-    n = node_items(right.page, items)
-    size += items_size(items, n, leaf, rp - p, 0)
+    size += (lp - p) * node_count(left.page) + (rp - p) * node_count(right.page)
     if not leaf:
         size += SLOT_SIZE + INNER_RECORD + sep_len - p
     if size > limit:
@@ -315,11 +315,10 @@ cdef bint sink(Pool pool, Path* path) noexcept nogil:
     """A root with one child takes its content."""
     cdef Frame* root = path.frames[0]
     cdef Frame* child
-    if node_level(root.page) == 0 or node_count(root.page) != 0:
+    cdef int i
+    if path.depth < 2 or node_count(root.page) != 0:
         return False
-    child = pool_find(&pool.core, node_child(root.page, -1))
-    if child == NULL or node_level(child.page) + 1 != node_level(root.page):
-        return False
+    child = path.frames[1]
     if not plain(root):
         if pool.admit(1) != OK:
             return False
@@ -330,41 +329,60 @@ cdef bint sink(Pool pool, Path* path) noexcept nogil:
     if child.mark > root.mark:
         root.mark = child.mark
     pool.drop_page(child)
+    path.depth -= 1
+    path.slots[0] = path.slots[1]
+    for i in range(1, path.depth):
+        path.frames[i] = path.frames[i + 1]
+        path.slots[i] = path.slots[i + 1]
     if DEBUG:
         node_assert(root.page, pool.core.page_size, root.pid)
     return True
 
 
-cdef void join(Pool pool, Path* path, int level) noexcept nogil:
-    cdef Frame* parent
+cdef inline Frame* neighbour(Pool pool, const Frame* f, const char* parent, int slot) noexcept nogil:
+    """The child at the slot, when it is in memory and a node of f's level of the same tree."""
     cdef Frame* other
-    cdef const char* page
-    cdef int slot
-    cdef bint done
-    cdef uint32_t page_size = pool.core.page_size
-    while level > 0 and node_used(path.frames[level].page, page_size) < underfull(page_size):
-        parent = path.frames[level - 1]
-        page = parent.page
-        slot = path.slots[level - 1]
-        done = False
-        if slot >= 0:
-            other = pool_find(&pool.core, node_child(page, slot - 1))
-            if other != NULL and other != path.frames[level] and fellow(other, path.frames[level]):
-                done = join_pair(pool, &other, path.frames[level], &parent, slot)
-                if done:
-                    path.frames[level] = other
-        if not done and slot + 1 < node_count(page):
-            other = pool_find(&pool.core, node_child(page, slot + 1))
-            if other != NULL and other != path.frames[level] and fellow(other, path.frames[level]):
-                done = join_pair(pool, &path.frames[level], other, &parent, slot + 1)
+    if slot < -1 or slot >= node_count(parent):
+        return NULL
+    other = pool_find(&pool.core, node_child(parent, slot))
+    if other == NULL or other == f or node_level(other.page) != node_level(f.page):
+        return NULL
+    return other if node_keyspace(other.page) == node_keyspace(f.page) else NULL
+
+
+cdef bint join_one(Pool pool, Path* path, int level) noexcept nogil:
+    """Joins the node at path.frames[level] with its left or right neighbour."""
+    cdef Frame* f = path.frames[level]
+    cdef Frame* parent = path.frames[level - 1]
+    cdef int slot = path.slots[level - 1]
+    cdef int shift
+    cdef Frame* other = neighbour(pool, f, parent.page, slot - 1)
+    if other != NULL:
+        shift = node_count(other.page) + 1
+        if join_pair(pool, &other, f, &parent, slot):
+            path.frames[level] = other
+            path.frames[level - 1] = parent
+            path.slots[level - 1] = slot - 1
+            path.slots[level] += shift
+            return True
+    other = neighbour(pool, f, parent.page, slot + 1)
+    if other != NULL and join_pair(pool, &f, other, &parent, slot + 1):
+        path.frames[level] = f
         path.frames[level - 1] = parent
-        if not done:
-            break
-        level -= 1
-    while sink(pool, path):
-        pass
+        return True
+    return False
 
 
-cdef inline bint fellow(const Frame* a, const Frame* b) noexcept nogil:
-    """Nodes of one level of one tree."""
-    return node_level(a.page) == node_level(b.page) and node_keyspace(a.page) == node_keyspace(b.page)
+cdef void join(Pool pool, Path* path) noexcept nogil:
+    cdef uint32_t page_size = pool.core.page_size
+    cdef int level
+    cdef bint helped = True
+    while helped:
+        helped = False
+        level = path.depth - 1
+        while level > 0 and node_content(path.frames[level].page, page_size) < underfull(page_size):
+            if join_one(pool, path, level):
+                helped = True
+            level -= 1
+        while sink(pool, path):
+            helped = True

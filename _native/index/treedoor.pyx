@@ -13,7 +13,7 @@ from ..base.latch cimport Latch, latch_init, latch_destroy, latch_lock, latch_un
 from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, raise_status
 from ..base.vfs cimport Vfs
 from ..base.memvfs cimport MemoryVfs
-from ..page.layout cimport layout_check, layout_pack, layout_unpack, layout_max_key, layout_max_inline, MAX_PAGE_SIZE
+from ..page.layout cimport MAX_PAGE_SIZE
 from ..page.pool cimport Pool, Frame, pool_find, pool_check
 from ..page.store cimport PageStore, Superblock, BLOCK, store_check
 from .btree cimport (
@@ -49,31 +49,6 @@ cdef inline void spell(char* out, uint64_t x) noexcept nogil:
     memcpy(out + 8, b"-key-end", 8)
 
 
-def pack(bytes page, size_t unit):
-    """A page of page_size bytes, packed."""
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, (len(page) + unit - 1) // unit * unit)
-    cdef size_t n = layout_pack(page, <uint32_t>len(page), PyBytes_AS_STRING(out), unit)
-    return out[:n]
-
-
-def unpack(bytes packed, uint32_t page_size):
-    """The page, or None when its header cannot be."""
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, page_size)
-    if not layout_unpack(packed, len(packed), PyBytes_AS_STRING(out), page_size):
-        return None
-    return out
-
-
-def check(bytes page, uint64_t pid):
-    """None, or what is wrong with the page."""
-    cdef const char* fault = layout_check(page, <uint32_t>len(page), pid)
-    return None if fault == NULL else fault.decode()
-
-
-def limits(uint32_t page_size):
-    return layout_max_key(page_size), layout_max_inline(page_size)
-
-
 cdef class NodeDoor:
     """One node, without a tree."""
     cdef char page[MAX_PAGE_SIZE]
@@ -90,6 +65,9 @@ cdef class NodeDoor:
         memset(self.page, 0, MAX_PAGE_SIZE)
         node_init(self.page, page_size, level, keyspace, pid, next, leftmost,
                   low, len(lower or b""), high, len(upper or b""))
+
+    def load(self, bytes page):
+        memcpy(self.page, PyBytes_AS_STRING(page), self.page_size)
 
     def bytes(self):
         return PyBytes_FromStringAndSize(self.page, self.page_size)

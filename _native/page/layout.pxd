@@ -5,7 +5,8 @@
     6   u16 garbage: bytes in the heap that no slot, fence or prefix refers to
     8   u16 prefix_len (common prefix of the two fences: every key in the node starts with it; it is the first bytes of the lower fence)
     10  u16 lower_off, 12 u16 lower_len, 14 u16 upper_off, 16 u16 upper_len  (fences: lower <= keys < upper; off 0 = none, infinite)
-    18  u16 reserved, 20 u32 keyspace id
+    18  u16 reserved: 0 on disk (in memory: whether the page has been held against its parent; packing clears it, unpacking insists on 0)
+    20  u32 keyspace id
     24  u64 pid    32 u64 next: right sibling's pid or 0    40  u64 leftmost child (inner)
     48  slots: {u32 head, u16 offset, u16 suffix_len}: head = first four bytes of the key after the prefix, big-endian, zero-padded
 
@@ -36,7 +37,7 @@ cdef enum:                        # on disk: never change
     OFF_LOWER_LEN = 12
     OFF_UPPER_OFF = 14
     OFF_UPPER_LEN = 16
-    OFF_RESERVED = 18
+    OFF_VOUCHED = 18              # 0 on disk
     OFF_KEYSPACE = 20
     OFF_PID = 24
     OFF_NEXT = 32
@@ -67,7 +68,8 @@ cdef inline uint32_t layout_max_inline(uint32_t page_size) noexcept nogil:
 # Writes the page without its unused middle to out (header and slots, then the heap), zero-padded to a multiple of `unit`; returns the size.
 # At most page_size rounded up to `unit`.
 cdef size_t layout_pack(const char* page, uint32_t page_size, char* out, size_t unit) noexcept nogil
-# The reverse; False when the lengths in the header cannot be (a malicious or damaged page).
+# The reverse; False when the lengths in the header cannot be, or reserved bytes are not zero (a malicious or damaged page).
 cdef bint layout_unpack(const char* packed, size_t n, char* page, uint32_t page_size) noexcept nogil
 # Every offset and length within bounds, heads true, keys within the fences in strictly ascending order, pid as expected. NULL or what is wrong.
+# Looks at everything that one page alone can tell: not at offset 18, which unpacking has seen to be zero.
 cdef const char* layout_check(const char* page, uint32_t page_size, uint64_t pid) noexcept nogil

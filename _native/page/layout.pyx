@@ -5,7 +5,7 @@ and length in the page may be followed without a test, and every node operation 
 """
 from libc.string cimport memcpy, memset, memchr, memcmp
 
-from ..base.coding cimport get16, get32, get64, be32, compare_bytes
+from ..base.coding cimport get16, get32, get64, put16, be32, compare_bytes
 
 
 cdef size_t layout_pack(const char* page, uint32_t page_size, char* out, size_t unit) noexcept nogil:
@@ -14,6 +14,7 @@ cdef size_t layout_pack(const char* page, uint32_t page_size, char* out, size_t 
     cdef size_t n = front + page_size - low
     cdef size_t size = (n + unit - 1) // unit * unit
     memcpy(out, page, front)
+    put16(out + OFF_VOUCHED, 0)
     memcpy(out + front, page + low, page_size - low)
     memset(out + n, 0, size - n)
     return size
@@ -25,7 +26,7 @@ cdef bint layout_unpack(const char* packed, size_t n, char* page, uint32_t page_
         return False
     front = PAGE_HEADER + <size_t>get16(packed + OFF_COUNT) * SLOT_SIZE
     low = get16(packed + OFF_HEAP_LOW)
-    if front > low or low > page_size or front + page_size - low > n:
+    if front > low or low > page_size or front + page_size - low > n or get16(packed + OFF_VOUCHED) != 0:
         return False
     memcpy(page, packed, front)
     memset(page + front, 0, low - front)
@@ -80,8 +81,6 @@ cdef const char* layout_check(const char* page, uint32_t page_size, uint64_t pid
         return "the level does not go with the page type"
     if PAGE_HEADER + count * SLOT_SIZE > low or low > page_size:
         return "slots and heap overlap or the heap starts outside the page"
-    if get16(page + OFF_RESERVED) != 0:
-        return "reserved bytes are not zero"
     if get64(page + OFF_PID) != pid:
         return "the page bears another page's number"
     if pid != 0 and get64(page + OFF_NEXT) == pid:

@@ -55,6 +55,13 @@ cdef void* map_memory(size_t n, bint reserve_only) noexcept nogil:
     return NULL if p == MAP_FAILED else p
 
 
+cdef int per_batch(Pool pool) noexcept nogil:
+    """Frames written with one call."""
+    if pool.core.page_size == 0:
+        return 1                       # closed
+    return <int>min(max(pool.batch_bytes // pool.core.page_size, <size_t>1), <size_t>MAX_PER_BATCH)
+
+
 cdef class Pool:
     def __cinit__(self):
         condition_init(&self.moved)
@@ -213,7 +220,8 @@ cdef class Pool:
     cdef bint enough(self, uint64_t n, bint capped) noexcept nogil:
         if self.free_count < n:
             return False
-        return not capped or self.rolling_back or self.volatile_only or self.dirty_count + n <= self.dirty_cap
+        return (not capped or self.rolling_back or self.volatile_only
+                or self.dirty_count + n <= self.dirty_cap or self.dirty_count == 0)
 
     cdef int admit(self, int frames) noexcept nogil:
         if not self.enough(frames, True):
@@ -237,7 +245,7 @@ cdef class Pool:
         cdef uint64_t target = n + min(self.frame_count // 16, <uint64_t>MAX_PER_BATCH)
         cdef uint64_t seen
         cdef int count, i, rc
-        cdef int room = <int>min(max(self.batch_bytes // self.core.page_size, <size_t>1), <size_t>MAX_PER_BATCH)
+        cdef int room = per_batch(self)
         while not self.enough(n, capped):
             count = self.sweep(target, capped, batch, room)
             if self.enough(n, capped):
@@ -248,8 +256,10 @@ cdef class Pool:
                 count = self.gather_frozen(batch, room)
             if count:
                 rc = self.write_batch(batch, count, True)
-                if rc != OK and not self.enough(n, capped):
-                    return rc
+                if rc != OK:                              # a full disk, perhaps: then clean frames have to do
+                    self.sweep(n, capped, batch, 0)
+                    if not self.enough(n, capped):
+                        return rc
             elif self.volatile_only:
                 rc = self.add_chunk(max(self.frame_count // 4, n))
                 if rc != OK:
@@ -328,7 +338,7 @@ cdef class Pool:
                 batch[i].state = FRAME_WRITING
         self.in_flight += count
         latch_unlock(self.latch)
-        scratch = <char*>malloc(<size_t>count * (self.core.page_size + 1024))
+        scratch = <char*>malloc(<size_t><uint32_t>count * (self.core.page_size + 1024))
         if scratch is NULL:
             rc = fail(E_NOMEM, b"No memory to write pages")
         else:
@@ -536,9 +546,9 @@ cdef class Pool:
         cdef Frame* batch[MAX_PER_BATCH]
         cdef Slot* slots
         cdef Frame* f
-        cdef uint64_t i, n, room
+        cdef uint64_t i, n
+        cdef int room = per_batch(self)
         cdef int count, rc = OK
-        room = min(max(self.batch_bytes // self.core.page_size, <size_t>1), <size_t>MAX_PER_BATCH)
         while self.frozen_count and rc == OK:
             slots = <Slot*>malloc(self.frozen_count * sizeof(Slot))
             if slots is NULL:
@@ -555,7 +565,7 @@ cdef class Pool:
             i = 0
             while i < n and rc == OK:
                 count = 0
-                while i < n and <uint64_t>count < room:
+                while i < n and count < room:
                     f = &self.core.frames[slots[i].frame]       # may have been written by an evicting thread meanwhile
                     if f.frozen and not f.busy and f.older is NULL and f.pid == slots[i].pid:
                         f.busy = 1

@@ -47,6 +47,13 @@ cdef enum:
     MAX_IMAGE_PINS = 64
     MAX_RESERVE = 4096               # pids that one reserve_pids may ask for
 
+cdef enum:                           # flags of a map page
+    CHANGED = 1                      # differs from what the image (or, without one, the durable file) has
+    IMAGED = 2                       # the image's differs from the durable one
+
+cdef enum:
+    BORN_FREE = 0x80000000           # in `born`: the pid is free
+
 cdef enum SpaceState:
     SPACE_UNKNOWN = 0                # the bitmap is built by the first allocation
     SPACE_BUILDING = 1
@@ -74,6 +81,15 @@ cdef struct List:                    # of any of these
 cdef struct ImagePin:
     uint32_t count
     Superblock sb
+
+cdef bint push(List* list, const void* item, size_t size) noexcept nogil
+
+cdef inline bint same_run(const MapEntry* a, const MapEntry* b) noexcept nogil:
+    return a.block == b.block and a.blocks == b.blocks and a.crc == b.crc
+
+cdef inline uint64_t blocks_for(uint64_t n) noexcept nogil:
+    """Blocks that n bytes take."""
+    return n // BLOCK + (n % BLOCK != 0)
 
 cdef class PageStore:
     # constant after opening
@@ -178,16 +194,11 @@ cdef class PageStore:
     cdef void usage(self, uint64_t* file_blocks, uint64_t* used_blocks, uint64_t* free_blocks, uint64_t* pids) noexcept nogil
 
     # --- for this module
-    cdef int open_file(self, const char* path, bint read_only) noexcept nogil
-    cdef int read_superblocks(self) noexcept nogil
-    cdef int read_directory(self) noexcept nogil
     cdef bint within(self, const MapEntry* e) noexcept nogil
     cdef int read_run(self, const MapEntry* e, char* buf, const char* what) noexcept nogil
     cdef int grow_map(self, uint64_t count) noexcept nogil
     cdef int load_map_page(self, uint64_t mp) noexcept nogil
     cdef int load_map(self) noexcept nogil
-    cdef int build_space(self) noexcept nogil
-    cdef int mark_all(self) noexcept nogil
     cdef int ensure_space(self) noexcept nogil
     cdef int take(self, uint64_t n, uint64_t* block) noexcept nogil
     cdef void give_back(self, uint64_t block, uint64_t n) noexcept nogil
@@ -203,9 +214,6 @@ cdef class PageStore:
     cdef void advance(self) noexcept nogil
     cdef void release_deferred(self) noexcept nogil
     cdef void reuse_later_pids(self) noexcept nogil
-    cdef int write_image(self, uint32_t image, Superblock* sb, MapEntry* dir, const char* meta, size_t n) noexcept nogil
-    cdef int write_run(self, const char* data, size_t n, MapEntry* e) noexcept nogil
-    cdef int switch_superblock(self, Superblock* sb) noexcept nogil
     cdef int locate(self, uint64_t pid, MapEntry* e, uint64_t* token) noexcept nogil
 
 # GIL held, latch not held, no writer and no checkpoint under way: every live pid has a run with a good CRC (one never written yet is skipped), every pid in

@@ -1,31 +1,26 @@
 """See store.pxd for what each method is for and README.md for the rules."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from ..base.checksum cimport crc32c
-from ..base.coding cimport get32, get64, put32, put64
+from ..base.coding cimport get32, get64
 from ..base.latch cimport (
     condition_broadcast, condition_destroy, condition_init, condition_wait, latch_lock, latch_unlock,
 )
 from ..base.status cimport (
-    ABSENT, E_INVALID, E_LOG, E_NEWER, E_NOMEM, E_NOT_DATABASE, E_READONLY, E_USAGE, OK, fail, fail_corrupt,
+    E_INVALID, E_NOMEM, E_READONLY, E_USAGE, OK, fail, fail_corrupt,
 )
-from ..base.vfs cimport VFS_CREATE, VFS_READ, VFS_WRITE
 from .space cimport (
-    SPACE_FIRST, space_alloc, space_clear, space_fits, space_init, space_mark, space_release,
-    space_reset_rover,
+    SPACE_FIRST, space_alloc, space_clear, space_fits, space_release, space_reset_rover,
 )
+from .store_blob cimport large_abandon, large_begin, large_finish, large_read, large_write
+from .store_open cimport opening_build_space, opening_create, opening_open, opening_read_meta
+from .store_publish cimport publish_image
 from .store_upkeep cimport upkeep_check, upkeep_compact, upkeep_copy, upkeep_trim
-from .store_super cimport SLOT_FOREIGN, SLOT_NEWER, SLOT_VALID, super_decode, super_encode
 
 cdef enum:
-    CHANGED = 1                      # flags: the map page differs from what the image (or, without one, the durable file) has
-    IMAGED = 2                       # the image's map page differs from the durable one
-    PIECE = 1 << 20                  # bytes per input or output call of long copies
-    MAP_BATCH = 64                   # map pages written with one call at most
-
-cdef uint32_t BORN_FREE = 0x80000000u
+    PIECE = 1 << 20                  # bytes per call at most
 
 
 cdef bint push(List* list, const void* item, size_t size) noexcept nogil:
@@ -49,14 +44,6 @@ cdef void list_clear(List* list) noexcept nogil:
     memset(list, 0, sizeof(List))
 
 
-cdef inline bint same(const MapEntry* a, const MapEntry* b) noexcept nogil:
-    return a.block == b.block and a.blocks == b.blocks and a.crc == b.crc
-
-
-cdef inline uint64_t blocks_for(uint64_t n) noexcept nogil:
-    return n // BLOCK + (n % BLOCK != 0)
-
-
 cdef class PageStore:
     def __cinit__(self):
         self.handle = -1
@@ -73,159 +60,11 @@ cdef class PageStore:
 
     # ---------------------------------------------------------------- opening
 
-    cdef int open_file(self, const char* path, bint read_only) noexcept nogil:
-        cdef int64_t size = 0
-        cdef int rc
-        self.read_only = read_only
-        snprintf(self.path, sizeof(self.path), "%s", path)
-        rc = self.vfs.open(path, VFS_READ if read_only else VFS_READ | VFS_WRITE, &self.handle)
-        if rc != OK:
-            self.handle = -1
-            return rc
-        rc = self.vfs.size(self.handle, &size)
-        self.file_limit = size // BLOCK
-        return rc
-
     cdef int create(self, const char* path, uint32_t page_size, const uint8_t* database_id) noexcept nogil:
-        cdef char block[SUPERBLOCK_SIZE]
-        cdef int rc, i
-        cdef int64_t size = 0
-        cdef size_t got = 0
-        cdef Superblock old
-        if self.handle >= 0:
-            return fail(E_USAGE, b"The page store is open already")
-        if page_size < 4096 or page_size > 32768 or page_size & (page_size - 1):
-            return fail(E_INVALID, b"The page size must be a power of two from 4096 to 32768")
-        snprintf(self.path, sizeof(self.path), "%s", path)
-        rc = self.vfs.open(path, VFS_READ | VFS_WRITE | VFS_CREATE, &self.handle)
-        if rc != OK:
-            self.handle = -1
-            return rc
-        for i in range(2):           # a half-made file may be made again; a database is not written over
-            rc = self.vfs.read(self.handle, block, SUPERBLOCK_SIZE, i * SUPERBLOCK_SIZE, &got)
-            if rc == OK and got == SUPERBLOCK_SIZE and super_decode(block, &old) in (SLOT_VALID, SLOT_NEWER):
-                rc = fail(E_USAGE, b"There is a database already")
-            if rc != OK:
-                self.close()
-                return rc
-        rc = self.vfs.truncate(self.handle, 0)
-        memset(&self.sb, 0, sizeof(Superblock))
-        self.sb.page_size = page_size
-        self.sb.next_pid = 1
-        self.sb.next_commit_ts = 1
-        self.sb.next_txn = 1
-        self.sb.next_keyspace = 1
-        self.sb.file_blocks = SPACE_FIRST
-        memcpy(self.sb.database_id, database_id, 16)
-        for i in range(1, 3):
-            if rc == OK:
-                self.sb.generation = i
-                super_encode(&self.sb, block)
-                rc = self.vfs.write(self.handle, block, SUPERBLOCK_SIZE, (i & 1) * SUPERBLOCK_SIZE)
-        if rc == OK:
-            rc = self.vfs.sync(self.handle)
-        if rc == OK:
-            rc = space_init(&self.space)
-        if rc != OK:
-            self.close()
-            return rc
-        self.file_limit = SPACE_FIRST
-        self.slot = 0
-        self.page_size = page_size
-        self.generation = 3
-        self.next_pid = 1
-        self.opened_next_pid = 1
-        self.space_state = SPACE_READY
-        return OK
+        return opening_create(self, path, page_size, database_id)
 
     cdef int open(self, const char* path, bint read_only) noexcept nogil:
-        cdef int rc
-        if self.handle >= 0:
-            return fail(E_USAGE, b"The page store is open already")
-        rc = self.open_file(path, read_only)
-        if rc == OK:
-            rc = self.read_superblocks()
-        if rc == OK:
-            rc = self.read_directory()
-        if rc != OK:
-            self.close()
-        return rc
-
-    cdef int read_superblocks(self) noexcept nogil:
-        cdef char block[SUPERBLOCK_SIZE]
-        cdef Superblock sbs[2]
-        cdef int states[2]
-        cdef int i, best = -1, rc
-        cdef size_t got
-        for i in range(2):
-            got = 0
-            rc = self.vfs.read(self.handle, block, SUPERBLOCK_SIZE, i * SUPERBLOCK_SIZE, &got)
-            if rc != OK:
-                return rc
-            memset(block + got, 0, SUPERBLOCK_SIZE - got)
-            states[i] = super_decode(block, &sbs[i])
-            if states[i] == SLOT_VALID or states[i] == SLOT_NEWER:
-                if best < 0 or sbs[i].generation > sbs[best].generation:
-                    best = i
-        if best < 0:
-            if states[0] == SLOT_FOREIGN and states[1] == SLOT_FOREIGN:
-                return fail(E_NOT_DATABASE, b"The file is not an enginelib page file")
-            return fail_corrupt(self.path, 0, b"Neither superblock has the right checksum", 0, 0)
-        if states[best] == SLOT_NEWER:
-            return fail(E_NEWER, b"The database was made by a newer version: open it with that")
-        self.sb = sbs[best]
-        self.slot = best
-        if self.sb.feature_ro and not self.read_only:
-            return fail(E_NEWER, b"The database was made by a newer version: this one may only read it (read_only=True)")
-        if self.sb.page_size < 4096 or self.sb.page_size > 32768 or self.sb.page_size & (self.sb.page_size - 1):
-            return fail_corrupt(self.path, best * SUPERBLOCK_SIZE, b"Superblock: impossible page size", 0, self.sb.page_size)
-        if self.sb.generation >= BORN_FREE - 1 or self.sb.generation == 0:
-            return fail_corrupt(self.path, best * SUPERBLOCK_SIZE, b"Superblock: impossible generation", 0, self.sb.generation)
-        self.page_size = self.sb.page_size
-        self.generation = <uint32_t>self.sb.generation + 1
-        return OK
-
-    cdef int read_directory(self) noexcept nogil:
-        cdef uint64_t i, n = self.sb.map_pages
-        cdef int64_t at = self.slot * SUPERBLOCK_SIZE
-        cdef char* data
-        cdef int rc
-        if n > self.file_limit * BLOCK // sizeof(MapEntry) or self.sb.map_root.blocks != blocks_for(n * sizeof(MapEntry)):
-            return fail_corrupt(self.path, at, b"Superblock: the page map's size contradicts the file's", self.file_limit, n)
-        if self.sb.next_pid < 1 or self.sb.next_pid > max(n * MAP_FANOUT, <uint64_t>1) or n and self.sb.next_pid <= (n - 1) * MAP_FANOUT:
-            return fail_corrupt(self.path, at, b"Superblock: the page map's size contradicts the next page number", n,
-                                self.sb.next_pid)
-        if self.sb.meta.blocks != blocks_for(self.sb.meta_length) or self.sb.meta_length > self.file_limit * BLOCK:
-            return fail_corrupt(self.path, at, b"Superblock: impossible length of the checkpoint record", 0, self.sb.meta_length)
-        if not self.within(&self.sb.map_root) or not self.within(&self.sb.meta):
-            return fail_corrupt(self.path, at, b"Superblock: an address outside the file", self.file_limit,
-                                self.sb.meta.block if self.within(&self.sb.map_root) else self.sb.map_root.block)
-        self.next_pid = self.sb.next_pid
-        self.opened_next_pid = self.next_pid
-        rc = self.grow_map(n)
-        if rc != OK:
-            return rc
-        if n:
-            data = <char*>malloc(<size_t>self.sb.map_root.blocks * BLOCK)
-            if data is NULL:
-                return fail(E_NOMEM, b"No memory for the page map")
-            rc = self.read_run(&self.sb.map_root, data, b"Page map directory")
-            if rc == OK:
-                for i in range(n):
-                    self.dir[i].block = get64(data + i * 16)
-                    self.dir[i].blocks = get32(data + i * 16 + 8)
-                    self.dir[i].crc = get32(data + i * 16 + 12)
-            free(data)
-            if rc != OK:
-                return rc
-            for i in range(n):
-                if not self.within(&self.dir[i]) or self.dir[i].block != 0 and self.dir[i].blocks != MAP_BLOCKS:
-                    return fail_corrupt(self.path, self.sb.map_root.block * BLOCK + i * 16,
-                                        b"Page map directory: impossible address of a map page", MAP_BLOCKS, self.dir[i].blocks)
-        self.map_count = n
-        if n and self.next_pid % MAP_FANOUT:
-            return self.load_map_page(n - 1)       # pids are given out without input
-        return OK
+        return opening_open(self, path, read_only)
 
     cdef bint within(self, const MapEntry* e) noexcept nogil:
         """Whether a run that was read from the file can be: none at all, or one within the file."""
@@ -256,21 +95,7 @@ cdef class PageStore:
         return OK
 
     cdef int read_meta(self, char** data, size_t* n) noexcept nogil:
-        cdef char* p
-        cdef int rc
-        data[0] = NULL
-        n[0] = 0
-        p = <char*>malloc(max(<size_t>self.sb.meta.blocks * BLOCK, <size_t>1))
-        if p is NULL:
-            return fail(E_NOMEM, b"No memory for the checkpoint record")
-        if self.sb.meta_length:
-            rc = self.read_run(&self.sb.meta, p, b"Checkpoint record")
-            if rc != OK:
-                free(p)
-                return rc
-        data[0] = p
-        n[0] = self.sb.meta_length
-        return OK
+        return opening_read_meta(self, data, n)
 
     cdef void close(self) noexcept nogil:
         cdef uint64_t i
@@ -534,7 +359,7 @@ cdef class PageStore:
             return OK
         self.space_state = SPACE_BUILDING
         latch_unlock(self.latch)
-        rc = self.build_space()
+        rc = opening_build_space(self)
         latch_lock(self.latch)
         self.space_state = SPACE_READY if rc == OK else SPACE_UNKNOWN
         if rc != OK:
@@ -542,55 +367,6 @@ cdef class PageStore:
         condition_broadcast(&self.changed)
         latch_unlock(self.latch)
         return self.drain() if rc == OK else rc
-
-    cdef int build_space(self) noexcept nogil:
-        """While building no entry changes: nothing lands before there is space, and frees are put off."""
-        cdef uint64_t mp, pid
-        cdef int i, rc
-        rc = self.load_map()
-        if rc == OK:
-            rc = space_init(&self.space)
-        if rc == OK:
-            rc = self.mark_all()
-        if rc == ABSENT:
-            rc = fail_corrupt(self.path, -1, b"Page map: two pages claim the same blocks", 0, 0)
-        if rc != OK:
-            return rc
-        for mp in range(self.sb.map_pages):
-            latch_lock(self.latch)
-            for i in range(MAP_FANOUT):
-                pid = mp * MAP_FANOUT + i
-                if pid and pid < self.opened_next_pid and self.pages[mp][i].block == 0 and self.born[mp][i] == 0:
-                    self.born[mp][i] = BORN_FREE
-                    push(&self.free_pids, &pid, sizeof(uint64_t))
-            latch_unlock(self.latch)
-        return OK
-
-    cdef int mark_all(self) noexcept nogil:
-        cdef uint64_t mp
-        cdef size_t k
-        cdef int i, rc = OK
-        cdef Deferred* d
-        latch_lock(self.latch)
-        for k in range(self.deferred.count):
-            d = &(<Deferred*>self.deferred.items)[k]
-            if rc == OK:
-                rc = space_mark(&self.space, d.block, d.blocks)
-        for mp in range(self.sb.map_pages):
-            if rc == OK and self.dir[mp].block:
-                rc = space_mark(&self.space, self.dir[mp].block, self.dir[mp].blocks)
-        if rc == OK and self.sb.map_root.block:
-            rc = space_mark(&self.space, self.sb.map_root.block, self.sb.map_root.blocks)
-        if rc == OK and self.sb.meta.block:
-            rc = space_mark(&self.space, self.sb.meta.block, self.sb.meta.blocks)
-        latch_unlock(self.latch)
-        for mp in range(self.sb.map_pages):
-            latch_lock(self.latch)
-            for i in range(MAP_FANOUT):
-                if rc == OK and self.pages[mp][i].block:
-                    rc = space_mark(&self.space, self.pages[mp][i].block, self.pages[mp][i].blocks)
-            latch_unlock(self.latch)
-        return rc
 
     cdef int take(self, uint64_t n, uint64_t* block) noexcept nogil:
         """(latch; may wait) Allocates a run. The file must not grow while its end is being cut off."""
@@ -859,75 +635,19 @@ cdef class PageStore:
     # ---------------------------------------------------------------- large values
 
     cdef int blob_begin(self, uint64_t pid, uint64_t length, uint64_t* block) noexcept nogil:
-        cdef int rc
-        if length == 0 or blocks_for(length) > 0xFFFFFFFFu:
-            return fail(E_INVALID, b"Impossible length of a large value")
-        rc = self.ensure_space()
-        if rc != OK:
-            return rc
-        latch_lock(self.latch)
-        rc = self.take(blocks_for(length), block)
-        latch_unlock(self.latch)
-        return rc
+        return large_begin(self, pid, length, block)
 
     cdef int blob_write(self, uint64_t block, uint64_t offset, const char* data, size_t n) noexcept nogil:
-        return self.vfs.write(self.handle, data, n, block * BLOCK + offset)
+        return large_write(self, block, offset, data, n)
 
     cdef int blob_finish(self, uint64_t pid, uint64_t block, uint64_t length, uint32_t crc) noexcept nogil:
-        cdef char zeros[BLOCK]
-        cdef MapEntry e
-        cdef int rc = OK
-        if length % BLOCK:
-            memset(zeros, 0, BLOCK)
-            rc = self.vfs.write(self.handle, zeros, BLOCK - length % BLOCK, block * BLOCK + length)
-            if rc != OK:
-                return rc
-        e.block = block
-        e.blocks = <uint32_t>blocks_for(length)
-        e.crc = crc
-        latch_lock(self.latch)
-        rc = self.prepare_landing(pid, self.generation)
-        if rc == OK:
-            self.land(pid, &e, self.generation)
-        latch_unlock(self.latch)
-        return rc
+        return large_finish(self, pid, block, length, crc)
 
     cdef int blob_abandon(self, uint64_t block, uint64_t length) noexcept nogil:
-        latch_lock(self.latch)
-        self.give_back(block, blocks_for(length))
-        latch_unlock(self.latch)
-        return OK
+        return large_abandon(self, block, length)
 
     cdef int read_blob(self, uint64_t pid, uint64_t length, char* out) noexcept nogil:
-        cdef char pad[BLOCK]
-        cdef char text[96]
-        cdef MapEntry e
-        cdef uint64_t token = 0
-        cdef size_t got = 0, n = 0, rest
-        cdef uint32_t crc
-        cdef int rc = self.locate(pid, &e, &token)
-        if rc != OK:
-            return rc
-        if e.blocks != blocks_for(length):
-            snprintf(text, sizeof(text), "Large value %llu: its length contradicts the page map", <unsigned long long>pid)
-            rc = fail_corrupt(self.path, e.block * BLOCK, text, e.blocks, blocks_for(length))
-        else:
-            rest = <size_t>e.blocks * BLOCK - length
-            rc = self.vfs.read(self.handle, out, length, e.block * BLOCK, &got)
-            if rc == OK and rest:
-                rc = self.vfs.read(self.handle, pad, rest, e.block * BLOCK + length, &n)
-            if rc == OK and (got < length or n < rest):
-                snprintf(text, sizeof(text), "Large value %llu: the file ends too early", <unsigned long long>pid)
-                rc = fail_corrupt(self.path, e.block * BLOCK + got + n, text, <uint64_t>e.blocks * BLOCK, got + n)
-            if rc == OK:
-                crc = crc32c(crc32c(0, out, length), pad, rest)
-                if crc != e.crc:
-                    snprintf(text, sizeof(text), "Large value %llu: wrong checksum", <unsigned long long>pid)
-                    rc = fail_corrupt(self.path, e.block * BLOCK, text, e.crc, crc)
-        latch_lock(self.latch)
-        self.reader_end(token)
-        latch_unlock(self.latch)
-        return rc
+        return large_read(self, pid, length, out)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -965,162 +685,8 @@ cdef class PageStore:
             push(&self.free_pids, &(<uint64_t*>self.later_pids.items)[i], sizeof(uint64_t))
         self.later_pids.count = 0
 
-    cdef int write_run(self, const char* data, size_t n, MapEntry* e) noexcept nogil:
-        """(no latch) Writes n bytes (a multiple of BLOCK) to a new run that nothing names yet; e.block stays 0 when it fails."""
-        cdef uint64_t block = 0
-        cdef int rc
-        latch_lock(self.latch)
-        rc = self.take(n // BLOCK, &block)
-        latch_unlock(self.latch)
-        if rc != OK:
-            return rc
-        rc = self.vfs.write(self.handle, data, n, block * BLOCK)
-        if rc != OK:
-            latch_lock(self.latch)
-            self.give_back(block, n // BLOCK)
-            latch_unlock(self.latch)
-            return rc
-        e.block = block
-        e.blocks = <uint32_t>(n // BLOCK)
-        e.crc = crc32c(0, data, n)
-        return OK
-
-    cdef int write_image(self, uint32_t image, Superblock* sb, MapEntry* dir, const char* meta, size_t n) noexcept nogil:
-        """(no latch) Writes what of the image is not pages. dir holds the durable directory and becomes the image's."""
-        cdef uint64_t mp = 0, first
-        cdef int i, k, rc = OK
-        cdef MapEntry* page
-        cdef size_t size = max(<size_t>MAP_BATCH * MAP_BLOCKS * BLOCK,
-                               blocks_for(sb.map_pages * sizeof(MapEntry)) * BLOCK, blocks_for(n) * BLOCK)
-        cdef char* data = <char*>malloc(size)
-        if data is NULL:
-            return fail(E_NOMEM, b"No memory to write the page map")
-        while mp < sb.map_pages and rc == OK:
-            latch_lock(self.latch)
-            while mp < sb.map_pages and not self.flags[mp] & IMAGED:
-                mp += 1
-            first = mp
-            k = 0
-            while mp < sb.map_pages and k < MAP_BATCH and self.flags[mp] & IMAGED:
-                page = self.copies[mp] if self.copies[mp] is not NULL else self.pages[mp]
-                for i in range(MAP_FANOUT):
-                    put64(data + (k * MAP_FANOUT + i) * 16, page[i].block)
-                    put32(data + (k * MAP_FANOUT + i) * 16 + 8, page[i].blocks)
-                    put32(data + (k * MAP_FANOUT + i) * 16 + 12, page[i].crc)
-                mp += 1
-                k += 1
-            latch_unlock(self.latch)
-            for i in range(k):
-                if rc == OK:
-                    rc = self.write_run(data + i * MAP_BLOCKS * BLOCK, MAP_BLOCKS * BLOCK, &dir[first + i])
-        if rc == OK and sb.map_pages:
-            memset(data, 0, blocks_for(sb.map_pages * sizeof(MapEntry)) * BLOCK)
-            for mp in range(sb.map_pages):
-                put64(data + mp * 16, dir[mp].block)
-                put32(data + mp * 16 + 8, dir[mp].blocks)
-                put32(data + mp * 16 + 12, dir[mp].crc)
-            rc = self.write_run(data, blocks_for(sb.map_pages * sizeof(MapEntry)) * BLOCK, &sb.map_root)
-        if rc == OK and n:
-            memset(data + n // BLOCK * BLOCK, 0, min(size - n // BLOCK * BLOCK, <size_t>BLOCK))
-            memcpy(data, meta, n)
-            rc = self.write_run(data, blocks_for(n) * BLOCK, &sb.meta)
-        free(data)
-        return rc
-
-    cdef int switch_superblock(self, Superblock* sb) noexcept nogil:
-        """(no latch) The step that makes the image the database. From here on a failure is final: nobody knows which image is."""
-        cdef char block[SUPERBLOCK_SIZE]
-        cdef int rc = self.vfs.sync(self.handle)
-        if rc == OK:
-            super_encode(sb, block)
-            rc = self.vfs.write(self.handle, block, SUPERBLOCK_SIZE, (1 - self.slot) * SUPERBLOCK_SIZE)
-        if rc == OK:
-            rc = self.vfs.sync(self.handle)
-        if rc != OK:
-            latch_lock(self.latch)
-            self.failed = rc
-            latch_unlock(self.latch)
-        return rc
-
     cdef int publish(self, uint32_t image, const Superblock* fields, const char* meta, size_t n) noexcept nogil:
-        cdef Superblock sb
-        cdef MapEntry* dir
-        cdef MapEntry old
-        cdef uint64_t mp
-        cdef int rc
-        if self.failed:
-            return fail(E_LOG, b"The page file has failed: reopen the database")
-        if image == 0 or image != self.image:
-            return fail(E_USAGE, b"There is no such image to publish")
-        rc = self.ensure_space()
-        if rc == OK:
-            rc = self.drain()
-        if rc != OK:
-            return rc
-        sb = self.sb
-        sb.generation = image
-        sb.checkpoint_lsn = fields.checkpoint_lsn
-        sb.next_commit_ts = fields.next_commit_ts
-        sb.next_txn = fields.next_txn
-        sb.next_keyspace = fields.next_keyspace
-        sb.incarnation = fields.incarnation
-        sb.epoch = fields.epoch
-        sb.next_pid = self.image_next_pid
-        sb.map_pages = (sb.next_pid + MAP_FANOUT - 1) // MAP_FANOUT if sb.next_pid > 1 else 0
-        sb.meta_length = n
-        memset(&sb.map_root, 0, sizeof(MapEntry))
-        memset(&sb.meta, 0, sizeof(MapEntry))
-        dir = <MapEntry*>malloc(max(sb.map_pages, <uint64_t>1) * sizeof(MapEntry))
-        if dir is NULL:
-            return fail(E_NOMEM, b"No memory to write the page map")
-        latch_lock(self.latch)
-        memcpy(dir, self.dir, sb.map_pages * sizeof(MapEntry))
-        latch_unlock(self.latch)
-        rc = self.write_image(image, &sb, dir, meta, n)
-        if rc == OK:
-            latch_lock(self.latch)
-            sb.file_blocks = self.space.high
-            latch_unlock(self.latch)
-            rc = self.switch_superblock(&sb)
-        latch_lock(self.latch)
-        if rc == OK:
-            self.slot = 1 - self.slot
-            for mp in range(sb.map_pages):
-                self.flags[mp] &= ~<uint8_t>IMAGED
-                free(self.copies[mp])
-                self.copies[mp] = NULL
-                if not same(&dir[mp], &self.dir[mp]):
-                    old = self.dir[mp]
-                    if old.block:
-                        self.release_run(&old, self.dir_born[mp], image)
-                    self.dir[mp] = dir[mp]
-                    self.dir_born[mp] = image
-                    self.inflight -= dir[mp].blocks
-            for mp in range(sb.map_pages, self.map_count):
-                free(self.copies[mp])
-                self.copies[mp] = NULL
-            if self.sb.map_root.block:
-                self.release_run(&self.sb.map_root, self.root_born, image)
-            if self.sb.meta.block:
-                self.release_run(&self.sb.meta, self.meta_born, image)
-            self.root_born = image
-            self.meta_born = image
-            self.inflight -= sb.map_root.blocks + sb.meta.blocks
-            self.sb = sb
-            self.image = 0
-            self.release_deferred()
-            self.reuse_later_pids()
-        elif not self.failed:
-            for mp in range(sb.map_pages):
-                if not same(&dir[mp], &self.dir[mp]):
-                    self.give_back(dir[mp].block, dir[mp].blocks)
-            if sb.map_root.block:
-                self.give_back(sb.map_root.block, sb.map_root.blocks)
-            if sb.meta.block:
-                self.give_back(sb.meta.block, sb.meta.blocks)
-        latch_unlock(self.latch)
-        free(dir)
-        return rc
+        return publish_image(self, image, fields, meta, n)
 
     cdef uint64_t pin_image(self) noexcept nogil:
         cdef int k, spare = -1

@@ -171,6 +171,17 @@ cdef class StoreDoor:
         self.store.reader_leave()
         latch_unlock(&self.latch)
 
+    def reader_begin(self):
+        latch_lock(&self.latch)
+        token = self.store.reader_begin()
+        latch_unlock(&self.latch)
+        return token
+
+    def reader_end(self, uint64_t token):
+        latch_lock(&self.latch)
+        self.store.reader_end(token)
+        latch_unlock(&self.latch)
+
     def freeze(self):
         cdef uint32_t image = 0
         cdef int rc

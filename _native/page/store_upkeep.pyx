@@ -11,12 +11,12 @@ from .space cimport (
     SPACE_FIRST, Space, space_alloc_below, space_check, space_clear, space_init, space_mark, space_reset_rover,
 )
 from .store cimport (
-    BLOCK, MAP_BLOCKS, MAP_FANOUT, MAX_IMAGE_PINS, SPACE_READY, SUPERBLOCK_SIZE, Deferred, MapEntry, PageStore, Retired, Superblock,
+    BLOCK, BORN_FREE, CHANGED, MAP_BLOCKS, MAP_FANOUT, MAX_IMAGE_PINS, SPACE_READY, SUPERBLOCK_SIZE, Deferred, MapEntry, PageStore, Retired, Superblock,
+    same_run,
 )
 from .store_super cimport super_encode
 
 cdef enum:
-    CHANGED = 1                      # as in store.pyx
     PIECE = 1 << 20
     MAX_MOVES = 8192                 # runs looked at by one call of compact
 
@@ -28,10 +28,6 @@ cdef struct Move:
 cdef int highest_first(const void* a, const void* b) noexcept nogil:
     cdef uint64_t x = (<const Move*>a).run.block, y = (<const Move*>b).run.block
     return -1 if x > y else (1 if x < y else 0)
-
-
-cdef inline bint same(const MapEntry* a, const MapEntry* b) noexcept nogil:
-    return a.block == b.block and a.blocks == b.blocks and a.crc == b.crc
 
 
 cdef int copy_run(PageStore s, const MapEntry* run, uint64_t to, char* buf) noexcept nogil:
@@ -64,7 +60,7 @@ cdef int move(PageStore s, const Move* m, char* buf, uint64_t* moved) noexcept n
     cdef int i = m.pid % MAP_FANOUT, rc
     cdef MapEntry to
     latch_lock(s.latch)
-    if (s.image or not same(&s.pages[mp][i], &m.run)
+    if (s.image or not same_run(&s.pages[mp][i], &m.run)
             or space_alloc_below(&s.space, m.run.blocks, m.run.block, &block) != OK):
         latch_unlock(s.latch)
         return OK
@@ -73,7 +69,7 @@ cdef int move(PageStore s, const Move* m, char* buf, uint64_t* moved) noexcept n
     latch_unlock(s.latch)
     rc = copy_run(s, &m.run, block, buf)
     latch_lock(s.latch)
-    if rc == OK and s.image == 0 and same(&s.pages[mp][i], &m.run):
+    if rc == OK and s.image == 0 and same_run(&s.pages[mp][i], &m.run):
         to = m.run
         to.block = block
         s.land(m.pid, &to, s.generation)
@@ -274,7 +270,7 @@ cdef object upkeep_check(PageStore s, set live_pids, list findings):
                     s.reader_end(token)
                     latch_unlock(s.latch)
             if e.block == 0:
-                if pid in live_pids and (born == 0 or born & <uint32_t>0x80000000u):
+                if pid in live_pids and (born == 0 or born & BORN_FREE):
                     findings.append(finding(s, None, f"page {pid} is in use, but the page map does not have it"))
                 continue
             if rc == E_CORRUPT:

@@ -298,15 +298,12 @@ cdef class TxnManager:
                     blob = get64(cell.value)
                     if not v.flags & BEFORE_BLOB or get64(version_value(v)) != blob:
                         self.pool.forget(blob)
-                if v.keyspace == CATALOG:
-                    if status == OK and not cell.flags & VALUE_GHOST:
-                        row = get32(cell.value)
-                        if row < self.next_keyspace:
-                            self.trees[row].dropped_by = t
-                    if not v.flags & BEFORE_ABSENT:
-                        row = get32(version_value(v))
-                        if row < self.next_keyspace:
-                            self.trees[row].dropped_by = NULL
+                if v.keyspace == CATALOG and not v.flags & BEFORE_ABSENT:
+                    # A row that goes needs no mark: its tree gets its older row back (a renaming; the two changes may be undone in
+                    # either order, a lock being older than the change it became), or was made by t (`undo_catalog`).
+                    row = get32(version_value(v))
+                    if row < self.next_keyspace:
+                        self.trees[row].dropped_by = NULL
                 if not v.flags & BEFORE_ABSENT:
                     (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_BLOB if v.flags & BEFORE_BLOB else 0,
                                               version_value(v), v.vlen, v.lsn)

@@ -17,13 +17,6 @@ class Enginelib(Store):
     reopens: ClassVar[bool] = True  # has a log to replay that the reopening row can measure
 
     @classmethod
-    def missing(cls) -> str | None:
-        reason = super().missing()
-        if reason is None and not hasattr(importlib.import_module("enginelib"), "open"):
-            return "its compiled core is not installed"
-        return reason
-
-    @classmethod
     def version(cls) -> str:
         return f"enginelib {metadata.version('enginelib')}"
 

@@ -50,6 +50,8 @@ def _sentence(error: Exception) -> str:
         return MISSING.format(name=error.name)
     if isinstance(error, KeyError):
         return str(error.args[0]) if error.args else "no such key"
+    if isinstance(error, OSError) and not isinstance(error, enginelib.Error) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     return str(error)
 
 

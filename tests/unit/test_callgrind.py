@@ -14,7 +14,7 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "callgrind.py"
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_one_get_and_one_put_are_counted(capsys):
     process = subprocess.run(
-        [sys.executable, TOOL, "--operations", "get,put", "--count", "1000", "--json"],
+        [sys.executable, TOOL, "--operations", "get,put", "--count", "10000", "--json"],
         capture_output=True,
         text=True,
     )

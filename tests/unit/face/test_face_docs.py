@@ -1,4 +1,4 @@
-"""The documents: every block of Python runs, every public name and command is there, every link leads somewhere."""
+"""The documents: every block runs, every public name and command is there, every link leads somewhere."""
 
 import re
 from pathlib import Path
@@ -22,8 +22,13 @@ def blocks(page):
 def test_every_block_runs_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
-    for line, code in blocks(page):
-        exec(compile("\n" * line + code, str(ROOT / page), "exec"), names)
+    try:
+        for line, code in blocks(page):
+            exec(compile("\n" * line + code, str(ROOT / page), "exec"), names)
+    finally:
+        for value in names.values():
+            if isinstance(value, enginelib.Database):
+                value.close()
 
 
 @pytest.mark.parametrize("page", PAGES)

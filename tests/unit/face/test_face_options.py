@@ -64,7 +64,14 @@ def test_a_value_out_of_bounds_is_refused_with_name_value_and_limit(option, valu
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("create", 1), ("read_only", "yes"), ("cache_size", 1e9), ("page_size", True), ("lock_timeout", "5"), ("lazy_interval", None)],
+    [
+        ("create", 1),
+        ("read_only", "yes"),
+        ("cache_size", 1e9),
+        ("page_size", True),
+        ("lock_timeout", "5"),
+        ("lazy_interval", None),
+    ],
 )
 def test_a_value_of_the_wrong_type_is_refused(option, value):
     with pytest.raises(TypeError, match=option):

@@ -4,24 +4,31 @@ import json
 
 from enginelib import VerifyReport
 
+COUNTS = {
+    "keyspaces": {"a": {"keys": 1200, "pages": [30, 2]}, "b": {"keys": 34, "pages": [1]}},
+    "log_records": 5,
+}
+
 
 def test_a_clean_report_says_ok_and_what_was_looked_at():
-    report = VerifyReport([], {"pages": 1234, "log_records": 5})
+    report = VerifyReport([], COUNTS)
     assert report.ok
-    assert str(report) == "ok: nothing wrong in 1,234 pages, 5 log records"
+    assert str(report) == "ok: nothing wrong in 2 trees, 1,234 keys, 33 pages, 5 log records"
 
 
 def test_an_empty_report_is_ok():
-    assert str(VerifyReport()) == "ok: nothing wrong in an empty database"
+    assert str(VerifyReport()) == "ok: nothing wrong in 0 trees, 0 keys, 0 pages, 0 log records"
 
 
 def test_findings_are_listed_a_line_each():
-    report = VerifyReport([{"text": "bad sum", "file": "pages.dat", "offset": 8192, "page": None}, {"kind": "order"}], {"pages": 2})
+    report = VerifyReport(
+        [{"what": "bad sum", "file": "pages.dat", "offset": 8192, "page": None}, {"what": "order"}]
+    )
     assert not report.ok
     assert str(report).splitlines() == [
-        "2 findings in 2 pages:",
+        "2 findings in 0 trees, 0 keys, 0 pages, 0 log records:",
         "  bad sum (file=pages.dat, offset=8192)",
-        "  kind=order",
+        "  order",
     ]
 
 

@@ -81,7 +81,12 @@ def test_what_is_retryable_is_tried_again_from_body_and_commit(error, waits):
 
 @pytest.mark.parametrize(
     "error",
-    [enginelib.OutcomeUnknown("?"), enginelib.TransactionTooLarge("big"), enginelib.DiskFull("full"), RuntimeError("bug")],
+    [
+        enginelib.OutcomeUnknown("?"),
+        enginelib.TransactionTooLarge("big"),
+        enginelib.DiskFull("full"),
+        RuntimeError("bug"),
+    ],
 )
 def test_what_a_retry_cannot_cure_is_raised_at_once(error):
     db = FakeDatabase()
@@ -230,7 +235,7 @@ def test_an_attempt_that_is_not_entered_is_an_error():
 
 
 def test_a_commit_that_fails_behind_a_break_is_warned_of():
-    """A block left by break commits too; when that fails there is no loop left to try again, and silence would lose the changes."""
+    """A block left by break commits too; when that fails there is no loop left to try again with."""
     with pytest.warns(RuntimeWarning, match="left by return or break"):
         for attempt in retry.Attempts(FakeDatabase(enginelib.WriteConflict("x")), 2):
             with attempt:

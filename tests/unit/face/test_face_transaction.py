@@ -34,7 +34,12 @@ def test_a_transaction_works_without_a_block(db, space):
 def test_an_ended_transaction_says_so(db, space):
     with db.transaction() as txn:
         view = txn[space]
-    for act in (lambda: txn.get(space, b"a"), lambda: view[b"a"], lambda: txn.put(space, b"a", b""), txn.commit):
+    for act in (
+        lambda: txn.get(space, b"a"),
+        lambda: view[b"a"],
+        lambda: txn.put(space, b"a", b""),
+        txn.commit,
+    ):
         with pytest.raises(enginelib.TransactionClosed):
             act()
 

@@ -190,3 +190,50 @@ def test_large_records_grow_the_buffer():
     assert values(read_log(vfs, "/log", segment_size=16 << 20)) == list(range(8))
     with pytest.raises(ValueError):
         put(log, 9, size=5_000_000)
+
+
+def graft(of, into, start, stop):
+    """The log `into` with bytes [start, stop) of the log `of` in their place."""
+    path = segments(into)[0]
+    content = into.files()[path]
+    return rewritten(into, path, content[:start] + of.files()[segments(of)[0]][start:stop] + content[stop:])
+
+
+def test_a_whole_group_that_follows_another_one_is_refused():
+    logs = []
+    for size in (b"a", b"b"):
+        vfs, log = new_log(names=b"")
+        lsns = [log.append("put", txn=i, key=size * 20, flush=2) for i in range(2)]
+        logs.append(vfs)
+    mixed = graft(logs[1], logs[0], lsns[1] - 32, lsns[1] + 100)
+    assert len(read(logs[1])["records"]) == 2
+    assert [r[6] for r in read(mixed)["records"]] == [b"a" * 20]
+
+
+def test_a_whole_group_of_another_incarnation_is_refused():
+    vfs, log = new_log(names=b"")
+    other, log2 = new_log(names=b"", incarnation=2)
+    for one in (log, log2):
+        one.append("put", txn=1, key=b"k", flush=2)
+    assert len(read(other)["records"]) == 1
+    assert read(graft(other, vfs, 64, 200))["records"] == []
+
+
+def test_a_whole_group_of_another_place_is_refused():
+    vfs, log = new_log(names=b"")
+    other, log2 = new_log(names=b"", first_lsn=SEGMENT)
+    for one in (log, log2):
+        one.append("put", txn=1, key=b"k", flush=2)
+    assert len(read(other)["records"]) == 1
+    assert read(graft(other, vfs, 64, 200))["records"] == []
+
+
+def test_a_missing_segment_before_an_empty_one_is_an_error():
+    vfs, log, _ = synced_log(3)
+    _, log = reopen(vfs, names=b"")
+    put(log, 3, flush=2)
+    _, log = reopen(vfs, names=b"")
+    assert len(segments(vfs)) == 3
+    assert values(read(vfs)) == [0, 1, 2, 3]
+    with pytest.raises(Exception, match="log segment"):
+        read(rewritten(vfs, segments(vfs)[1], None))

@@ -5,7 +5,6 @@ import random
 import threading
 
 import pytest
-
 from enginelib._native.base import status
 from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.base.memvfs import MemoryVfs

@@ -2,13 +2,12 @@
 import threading
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from enginelib._native.base import status
 from enginelib._native.base.memvfs import MemoryVfs
 from enginelib._native.base.realvfs import RealVfs
 from enginelib._native.page.store_door import StoreDoor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 E_NOMEM, E_IO, E_FULL, E_LOG, E_CORRUPT, E_READONLY, E_INVALID, E_NOT_DATABASE, E_NEWER, E_USAGE = 16, 17, 18, 19, 20, 25, 34, 35, 36, 38
 
@@ -156,7 +155,7 @@ def test_blocks_of_a_durable_image_are_not_reused(place):
     before = {pid: store.entry(pid) for pid in pages}
     taken = {b for block, n, _ in before.values() for b in range(block, block + n)}
     for round_ in range(5):
-        store.write({pid: b"%d" % round_ * 600 for pid in pages})
+        store.write(dict.fromkeys(pages, b"%d" % round_ * 600))
         for pid in pages:
             block, n, _ = store.entry(pid)
             assert not taken & set(range(block, block + n))
@@ -270,7 +269,7 @@ def test_a_foreign_reader_of_an_old_image_keeps_reading_it(place):
         store.write({pid: bytes([i + 1]) * 700 for pid in pages})
         store.checkpoint()
     fresh = StoreDoor(*place, read_only=True)
-    assert contents(fresh, pages) == {pid: b"\x03" * 700 for pid in pages}
+    assert contents(fresh, pages) == dict.fromkeys(pages, b"\x03" * 700)
 
 
 def test_a_reader_still_reads_a_large_value_that_was_freed_and_its_blocks_wait(place):
@@ -292,25 +291,50 @@ def test_a_reader_still_reads_a_large_value_that_was_freed_and_its_blocks_wait(p
 def test_readers_that_overlap_for_ever_do_not_hold_up_blocks_for_ever(place):
     store = StoreDoor(*place, create=True)
     pages = fill(store, 100)
-    stop = threading.Event()
+    reader = store.reader_begin()
+    for i in range(60):
+        store.write({pid: bytes([i + 1]) * 600 for pid in pages})
+        following = store.reader_begin()         # there is a reader at every moment
+        store.reader_end(reader)
+        reader = following
+    assert store.usage()["file_blocks"] < 16 + 200 * 5
+    assert store.waiting()[1] <= 300
+    store.reader_end(reader)
+    store.write({1: b"x"})
+    assert store.waiting()[1] == 0 and store.check(pages) == []
+
+
+def test_threads_that_read_and_threads_that_write_agree(place):
+    store = StoreDoor(*place, create=True)
+    pages = fill(store, 50)
+    stop, errors = threading.Event(), []
 
     def read():
-        while not stop.is_set():
-            for pid in pages:
-                store.read(pid)
+        try:
+            while not stop.is_set():
+                for pid in pages:
+                    data = store.read(pid)
+                    if len(set(data[:600])) != 1:
+                        errors.append(pid)
+        except BaseException as e:
+            errors.append(e)
 
-    threads = [threading.Thread(target=read) for _ in range(4)]
+    threads = [threading.Thread(target=read) for _ in range(3)]
     for t in threads:
         t.start()
     try:
-        for i in range(60):
+        for i in range(100):
             store.write({pid: bytes([i + 1]) * 600 for pid in pages})
+            if i % 9 == 0:
+                store.checkpoint()
+                store.compact()
+                store.trim()
     finally:
         stop.set()
         for t in threads:
             t.join()
-    assert store.usage()["file_blocks"] < 16 + 2 * 100 * 20
-    assert store.waiting()[1] <= 400
+    assert errors == []
+    assert store.check(pages) == []
 
 
 @given(st.integers(1, 5000), st.integers(1, 2000))

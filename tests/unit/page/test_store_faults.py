@@ -3,14 +3,23 @@ import errno
 import struct
 
 import pytest
-
 from enginelib._native.base import status
 from enginelib._native.base.checksum import crc32c_of
 from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.base.memvfs import MemoryVfs
 from enginelib._native.page.store_door import StoreDoor
-
-from test_store import E_CORRUPT, E_FULL, E_IO, E_LOG, E_NEWER, E_NOMEM, E_NOT_DATABASE, code_of, contents, fill
+from test_store import (
+    E_CORRUPT,
+    E_FULL,
+    E_IO,
+    E_LOG,
+    E_NEWER,
+    E_NOMEM,
+    E_NOT_DATABASE,
+    code_of,
+    contents,
+    fill,
+)
 
 PATH = "/pages.dat"
 
@@ -60,7 +69,7 @@ def workload(vfs, history):
             store.free(gone)
             del pages[gone]
         image = store.freeze()
-        late = {pid: b"late %d" % i for pid in list(pages)[:2]}
+        late = dict.fromkeys(list(pages)[:2], b"late %d" % i)
         store.write(late, image)
         pages.update(late)
         start = vfs.mutations
@@ -92,7 +101,7 @@ def test_after_a_crash_anywhere_the_last_published_image_is_there(mode):
             assert found is not None, (cut, seed, meta)
             assert contents(store, found) == found, (cut, seed)
             assert store.check(found) == [], (cut, seed)
-            store.write({pid: b"x" * 600 for pid in found} or {store.alloc(): b"y"})
+            store.write(dict.fromkeys(found, b"x" * 600) or {store.alloc(): b"y"})
             store.checkpoint(b"after")
             store.close()
 
@@ -180,7 +189,7 @@ def test_a_full_disk_is_not_final_but_a_failed_sync_is():
 
 
 def test_a_torn_superblock_is_the_image_before():
-    vfs, data, pages = small_file()
+    _vfs, data, _pages = small_file()
     newest = 0 if struct.unpack_from("<Q", data, 40)[0] > struct.unpack_from("<Q", data, 4096 + 40)[0] else 1
     torn = bytearray(data)
     torn[newest * 4096 + 200] ^= 1
@@ -214,7 +223,7 @@ def test_a_newer_format_is_refused_and_read_only_features_may_be_read():
 
 
 def test_every_flipped_byte_is_noticed_or_makes_no_difference():
-    vfs, data, pages = small_file()
+    _vfs, data, pages = small_file()
     noticed = 0
     for at in range(len(data)):
         if at % 4096 > 600 and at < 8192 and at % 50:
@@ -247,7 +256,7 @@ def test_every_truncation_is_noticed_or_makes_no_difference():
 
 
 def test_the_error_names_file_offset_and_checksums():
-    vfs, data, _ = small_file()
+    vfs, _data, _ = small_file()
     store = StoreDoor(vfs, PATH)
     store.read(3)
     block, _, crc = store.entry(3)
@@ -273,9 +282,9 @@ HOSTILE = [0, 1, 2, 15, 16, 17, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 32, 1
 
 @pytest.mark.parametrize("offset", range(8, 168, 4))
 def test_hostile_superblocks_are_refused_or_harmless(offset):
-    _, data, pages = small_file()
+    _, data, _pages = small_file()
     for value in HOSTILE:
-        fmt = "<I" if offset % 8 or value < 1 << 32 and offset in (8, 80, 112, 144) else "<Q"
+        fmt = "<I" if offset % 8 or (value < 1 << 32 and offset in (8, 80, 112, 144)) else "<Q"
         value = value & 0xFFFFFFFF if fmt == "<I" else value
         block = data[:4096] if struct.unpack_from("<Q", data, 40)[0] > struct.unpack_from("<Q", data, 4136)[0] else data[4096:8192]
         bad = reseal(put(block, offset, fmt, value))
@@ -284,7 +293,7 @@ def test_hostile_superblocks_are_refused_or_harmless(offset):
 
 def hostile_map(change):
     """A file whose first map page was changed by `change(list of [block, blocks, crc])`, all checksums made right."""
-    vfs, data, pages = small_file()
+    _vfs, data, _pages = small_file()
     at = 0 if struct.unpack_from("<Q", data, 40)[0] > struct.unpack_from("<Q", data, 4136)[0] else 4096
     block = data[at:at + 4096]
     root = struct.unpack_from("<QII", block, 104)
