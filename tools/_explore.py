@@ -168,39 +168,46 @@ class Explorer:
         self.tell(str(place))
         if rng.random() < READ_ONLY and "/db/pages.dat" in image.files():
             self.read_only(life, place, window)
-        found, opened = self.check(image, window, shape, rng if rng.random() < USED else None)
+        self.check(image, window, shape, lambda db, found: self.onward(db, found, image, life, place, window, rng))
+
+    def onward(
+        self, db: Any, found: int, image: FaultVfs, life: Life, place: Place, window: Window, rng: random.Random
+    ) -> None:
+        """Some are crashed again in the recovery that has just run, some are worked with."""
         if rng.random() < AGAIN:
-            cut2 = rng.randrange(opened + 1)
+            cut2 = rng.randrange(image.mutations + 1)
             mode2 = rng.choice(("kill", "power", "power", "lost"))
             again = Place(*place.first(), cut2, mode2, rng.randrange(1, 1000))
             try:
-                self.second(image, again, window, found, opened, shape)
+                self.second(image, again, window, found, life.driver.shape)
             except Exception as error:
                 self.failed(again, error, life)
+        if rng.random() < USED:
+            self.use(db, image, window.states[found], life.driver.shape, rng)
 
-    def second(self, image: FaultVfs, place: Place, window: Window, found: int, opened: int, shape: Shape) -> None:
+    def second(self, image: FaultVfs, place: Place, window: Window, found: int, shape: Shape) -> None:
         """A crash inside recovery, which itself came after a crash."""
         self.tell(str(place))
         self.twice += 1
         low = found
-        if place.mode == "kill" and place.mode2 != "kill" and place.cut2 < opened:
+        if place.mode == "kill" and place.mode2 != "kill" and place.cut2 < image.mutations:
             low = min(window.low_power, found)
         image2 = image.crash_image(place.cut2, place.seed2, place.mode2)
-        self.check(image2, Window(window.states, low, found), shape, None)
+        self.check(image2, Window(window.states, low, found), shape)
 
-    def check(self, image: FaultVfs, window: Window, shape: Shape, use: random.Random | None) -> tuple[int, int]:
-        """Opens an image: which state it shows, and how long its journal was when open returned."""
+    def check(
+        self, image: FaultVfs, window: Window, shape: Shape, then: Callable[[Any, int], None] = lambda db, found: None
+    ) -> int:
+        """Opens an image; which of the allowed states it shows."""
         self.states += 1
         db = h.open_database(image, shape.options)
         try:
-            opened = image.mutations
             found = h.match(h.content(db), window)
             h.check_verify(db)
-            if use is not None:
-                self.use(db, image, window.states[found], shape, use)
+            then(db, found)
         finally:
             db.abandon()
-        return found, opened
+        return found
 
     def use(self, db: Any, image: FaultVfs, state: h.State, shape: Shape, rng: random.Random) -> None:
         """It can be worked with, and the work is kept."""
@@ -252,8 +259,8 @@ class Explorer:
             window = window_of(life.driver.epochs, place.cut, place.mode)
             image = life.vfs.crash_image(place.cut, place.seed, place.mode)
             try:
-                found, opened = self.check(image, window, life.driver.shape, None)
-                self.second(image, place, window, found, opened, life.driver.shape)
+                found = self.found(image, window, life.driver.shape)
+                self.second(image, place, window, found, life.driver.shape)
             except Exception as error:
                 self.failed(place, error, life)
             return

@@ -195,7 +195,7 @@ class Driver:
         """Commits; the model follows."""
         epoch = self.epochs[-1]
         self.note(f"commit {one.txn.id} ({len(one.ops)} changes, durability {one.durability})")
-        if not one.ops and one.txn.id == 0:
+        if one.txn.id == 0:  # it has changed nothing, and commits without a record
             one.txn.commit()
             return
         names, data = self.applied(one)
@@ -352,8 +352,8 @@ class Driver:
             elif roll < 0.82:
                 key = self.key()
                 self.note(f"delete {name}[{key!r}] in {one.txn.id}")
-                one.txn.delete(keyspace, key)
-                one.ops.append(("delete", id, key))
+                if one.txn.delete(keyspace, key):  # else it takes no lock: another may put the key and commit first
+                    one.ops.append(("delete", id, key))
             elif roll < 0.95:
                 self.bulk(one, keyspace, name)
             else:

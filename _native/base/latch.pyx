@@ -80,6 +80,12 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_cond_destroy(pthread_cond_t*)
 
 
+cdef extern from "<unistd.h>" nogil:
+    int getpid()
+
+cdef int owner = getpid()        # the process that imported this module; spawned ones import it anew, forked ones do not
+
+
 cdef void latch_init(Latch* l) noexcept nogil:
     pthread_mutex_init(&l.mutex, NULL)
 
@@ -93,7 +99,10 @@ cdef void condition_init(Condition* c) noexcept nogil:
 
 
 cdef void condition_destroy(Condition* c) noexcept nogil:
-    pthread_cond_destroy(&c.cond)
+    """Lets go of the condition, unless this is a forked child: there the memory may say that threads wait which only the parent has, and
+    pthread_cond_destroy would wait for them for ever."""
+    if getpid() == owner:
+        pthread_cond_destroy(&c.cond)
 
 
 cdef bint condition_wait(Condition* c, Latch* l, int64_t micros) noexcept nogil:

@@ -1,5 +1,4 @@
 """How this core was built."""
-import platform
 import sys
 
 from ..base.checksum import implementation
@@ -29,6 +28,7 @@ cdef extern from *:
 
 def build_info():
     """A dict: build mode, compiler, checksum implementation in use, Python, platform."""
+    import platform
     return {
         "build": EL_BUILD.decode(),
         "compiler": EL_COMPILER.decode(),

@@ -8,7 +8,6 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport malloc, free
 from libc.string cimport memcpy, memset, strcmp
 import os
-import socket
 from ..base.coding cimport get32
 from ..base.latch cimport (Latch, Condition, latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
                            condition_broadcast, condition_signal, monotonic_micros)
@@ -188,7 +187,7 @@ cdef class Engine:
                 pid = int(holder[0]) if holder and holder[0].isdigit() else None
                 host = holder[1] if len(holder) > 1 else None
                 from enginelib.errors import DatabaseLocked
-                whose = "this process" if pid == os.getpid() and host == socket.gethostname() else f"process {pid} on {host}"
+                whose = "this process" if pid == os.getpid() and host == os.uname().nodename else f"process {pid} on {host}"
                 raise DatabaseLocked(
                     f"{os.fsdecode(self.directory)} is open for writing in {whose}; gave up after lock_timeout = {timeout} s. "
                     "Close it there, share that handle, or open with read_only=True", pid=pid, host=host)
@@ -197,7 +196,7 @@ cdef class Engine:
             PyErr_CheckSignals()
         if status != OK:
             raise_status(status)
-        line = f"{os.getpid()} {socket.gethostname()}\n".encode()
+        line = f"{os.getpid()} {os.uname().nodename}\n".encode()
         status = self.vfs.truncate(self.lock_handle, 0)
         if status == OK:
             status = self.vfs.write(self.lock_handle, <char*>line, len(line), 0)
@@ -231,7 +230,10 @@ cdef class Engine:
                 status = self.vfs.unlink(self.log_dir + b"/" + segment)
                 if status != OK:
                     raise_status(status)
-            status = self.vfs.unlink(temporary)
+            # pages.new is the mark of a creation cut short: it goes last, once no segment can come back (law 6).
+            status = self.vfs.sync_dir(self.log_dir) if b"log" in found else OK
+            if status == OK:
+                status = self.vfs.unlink(temporary)
             if status != OK and status != ABSENT:
                 raise_status(status)
         status = self.store.create(temporary, page_size, <const uint8_t*><char*>unique)

@@ -6,7 +6,7 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOT_SUPPORTED, fail, 
 from ..page.layout cimport layout_max_key, layout_max_inline
 from ..page.pool cimport pool_find
 from .node cimport *
-from .descent cimport contradiction, astray, lack, enter, enter_root, walk, fill_cell
+from .descent cimport contradiction, lack, enter, enter_root, walk, fill_cell
 from .shape cimport plain, underfull, split_leaf, join, node_assert, EDGE_NONE, EDGE_RIGHT, EDGE_LEFT, DEBUG
 from .verify cimport verify_tree
 

@@ -19,7 +19,7 @@ cdef int blob_start(TxnManager m, uint64_t length, BlobWrite* b, Lack* lack) noe
 cdef int blob_append(TxnManager m, BlobWrite* b, const char* data, size_t n) noexcept nogil
 # No latch. The value is complete: `reference` gets its 16 bytes.
 cdef int blob_complete(TxnManager m, BlobWrite* b, char* reference) noexcept nogil
-# latch. Gives everything back.
+# latch (released meanwhile). Gives everything back.
 cdef void blob_cancel(TxnManager m, BlobWrite* b) noexcept nogil
 # latch (released meanwhile). Writes and logs a whole value for the transaction; number and reference as the R_PUT_BLOB record and the tree want them.
 cdef int blob_put(TxnManager m, Txn* t, const char* data, size_t n, uint64_t* number, char* reference, Lack* lack) noexcept nogil

@@ -54,7 +54,9 @@ cdef int blob_complete(TxnManager m, BlobWrite* b, char* reference) noexcept nog
 cdef void blob_cancel(TxnManager m, BlobWrite* b) noexcept nogil:
     if b.pid == 0:
         return
-    m.store.blob_abandon(b.block, b.length)
+    latch_unlock(m.latch)
+    m.store.blob_abandon(b.block, b.length)          # takes the latch itself
+    latch_lock(m.latch)
     m.pool.forget(b.pid)
     b.pid = 0
 
