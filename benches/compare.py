@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     present, missing = stores(chosen.only)
     for name, reason in missing.items():
         print(f"{name} is missing: {reason}")
+    if not present:
+        raise SystemExit("none of the stores asked for is installed")
     begin = time.perf_counter()
     data = Data(chosen.keys, chosen.seed)
     directory = Path(tempfile.mkdtemp(prefix="enginelib-bench-", dir=chosen.directory or real_directory()))

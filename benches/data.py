@@ -29,7 +29,7 @@ def pieces(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 class Data:
-    """``count`` random keys; ``pairs`` in the order of arrival, ``ascending`` in the order of keys."""
+    """``count`` random keys; ``pairs`` in the order of arrival, ``in_order`` the same in the order of keys."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
@@ -43,6 +43,14 @@ class Data:
     def pairs(self) -> list[Pair]:
         return list(zip(self.keys, self.values(self.count), strict=True))
 
+    @cached_property
+    def known(self) -> dict[bytes, bytes]:
+        return dict(self.pairs)
+
+    @cached_property
+    def in_order(self) -> list[Pair]:
+        return sorted(self.pairs)
+
     @property
     def live(self) -> int:
         """Bytes of keys and values."""
@@ -54,6 +62,7 @@ class Data:
 
     @cached_property
     def ascending(self) -> list[Pair]:
+        """In the order of keys and laid out so in memory; not the values of ``pairs``."""
         return list(zip(fresh(sorted(self.keys)), self.values(self.count), strict=True))
 
     def order(self, round_: int, what: str) -> random.Random:

@@ -172,20 +172,13 @@ class Stand:
 
 def check(store: Any, data: Data) -> None:
     """Asks a loaded store for what was put into it, in every way that is going to be timed."""
-    sample = data.some(BATCH, 0, "check")
-    known = dict(data.pairs)
     if hasattr(store, "get_many"):
-        asked = [*sample, *data.absent(10, 0)]
-        if store.get_many(asked) != list(map(known.get, asked)):
+        asked = [*data.some(BATCH, 0, "check"), *data.absent(10, 0)]
+        if store.get_many(asked) != list(map(data.known.get, asked)):
             raise WrongAnswer(f"{store.name}: get_many")
-    if hasattr(store, "scan") and store.scan(list) != data_in_order(known):
+    if hasattr(store, "scan") and store.scan(list) != data.in_order:
         raise WrongAnswer(f"{store.name}: scan")
     if hasattr(store, "seek"):
-        start = sorted(data.keys)[data.count // 2]
-        expected = [pair for pair in data_in_order(known) if pair[0] >= start][:100]
-        if store.seek([start], 100) != expected:
+        expected = data.in_order[data.count // 2 :][:100]
+        if store.seek([expected[0][0]], 100) != expected:
             raise WrongAnswer(f"{store.name}: seek")
-
-
-def data_in_order(known: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    return sorted(known.items())

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 
 from enginelib._native.engine.door import CoreDatabase
 from enginelib.errors import Error, NotSupported
@@ -23,34 +23,7 @@ from enginelib.retry import RETRIES, Attempts, backoff, run, worth_retrying
 from enginelib.transaction import Transaction
 
 if TYPE_CHECKING:
-    DurabilityName = Durability | Literal["sync", "os", "lazy"]
-    IsolationName = Isolation | Literal["read_committed", "snapshot", "serializable", "locking", "serial"]
-
-    class OptionValues(TypedDict, total=False):
-        """The keyword arguments of `open`; see `Options`."""
-
-        create: bool
-        read_only: bool
-        durability: DurabilityName
-        cache_size: int
-        page_size: int
-        segment_size: int
-        log_buffer: int
-        checkpoint_bytes: int
-        version_budget: int
-        transaction_budget: int
-        lazy_interval: float
-        lock_timeout: float
-
-    class BeginValues(TypedDict, total=False):
-        """The keyword arguments of `Database.transaction`."""
-
-        isolation: IsolationName
-        read_only: bool
-        durability: DurabilityName | None
-        lock_timeout: float | None
-        deferrable: bool
-
+    from enginelib.options import BeginValues, DurabilityName, IsolationName, OptionValues
 
 R = TypeVar("R")
 
@@ -212,9 +185,7 @@ class Database(CoreDatabase):
             return plain
         level = Isolation.of(isolation).level
         if deferrable:
-            raise NotSupported(
-                "deferrable=True belongs to isolation='serializable'; a snapshot never waits to read."
-            )
+            raise NotSupported("deferrable=True belongs to isolation='serializable'; a snapshot never waits to read.")
         txn: Transaction = self.core_transaction(
             Transaction,
             read_only,
@@ -224,9 +195,7 @@ class Database(CoreDatabase):
         )
         return txn
 
-    def run(
-        self, function: Callable[..., R], /, *args: Any, retries: int = RETRIES, **begin: Unpack[BeginValues]
-    ) -> R:
+    def run(self, function: Callable[..., R], /, *args: Any, retries: int = RETRIES, **begin: Unpack[BeginValues]) -> R:
         """Calls ``function(txn, *args)`` in a transaction, and again with back-off while a retry can help.
 
         Args:
@@ -276,10 +245,16 @@ class Database(CoreDatabase):
             What was copied, as plain values.
 
         Raises:
-            StorageError: the directory cannot be written, or is not empty.
+            ValueError: the directory is that of the database, or inside it.
+            FileExistsError: it is there and not empty, or no directory.
+            StorageError: it cannot be written.
+            ReadOnlyError: the database was opened read-only.
         """
+        target = _place(path)
+        if os.path.commonpath((os.path.realpath(target), os.path.realpath(self.path))) == os.path.realpath(self.path):
+            raise ValueError(f"The backup {target} would lie inside the database {self.path}; choose another place.")
         with _timed("backup", self.path):
-            return super().backup(_place(path))
+            return super().backup(target)
 
     def verify(self, progress: Callable[[str], None] | None = None) -> VerifyReport:  # type: ignore[override]
         """Checks everything that can be checked: every page, its sums and order, the log, and how they agree.

@@ -7,7 +7,7 @@ transaction can succeed is in ``retryable``; retryable and fatal errors never sh
 exception                  retry  raised when
 =========================  =====  ============================================================================
 Error                             (base of all below)
-  TransactionAborted       yes    (base of these five) the transaction cannot go on; its changes are undone
+  TransactionAborted       yes    (base of these five) the operation was not done: give the transaction up
     WriteConflict          yes    another transaction changed the same key and committed first
     SerializationFailure   yes    committing would make the outcome differ from every serial order
     DeadlockDetected       yes    a cycle of waits was found, and this transaction was chosen to break it
@@ -93,7 +93,11 @@ class Error(Exception):
 
 
 class TransactionAborted(Error):
-    """The transaction cannot go on and its changes are undone; running all of it again can succeed."""
+    """The operation was not done, because of another transaction; running the whole transaction again can help.
+
+    The transaction that met it has changed nothing by this operation and holds its locks until it ends: leave its
+    ``with`` block, or call ``abort()``, before trying again.
+    """
 
     code = "transaction_aborted"
     retryable = True

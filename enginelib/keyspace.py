@@ -118,9 +118,7 @@ class Keyspace(CoreKeyspace, RangeMapping):
         return self.core_stats()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "A Keyspace cannot be pickled: send its name, and open the database where it is needed."
-        )
+        raise TypeError("A Keyspace cannot be pickled: send its name, and open the database where it is needed.")
 
     def __repr__(self) -> str:
         return f"<enginelib.Keyspace {self.name!r} ({self.backend}) of {self.database.path!r}>"

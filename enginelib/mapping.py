@@ -27,9 +27,7 @@ def bounds(span: slice) -> tuple[Bound, Bound, bool]:
         ValueError: the step is neither 1 nor -1.
     """
     if span.step not in (None, 1, -1):
-        raise ValueError(
-            f"A slice of keys has step 1 or -1, not {span.step!r}; use scan(limit=...) to read a part."
-        )
+        raise ValueError(f"A slice of keys has step 1 or -1, not {span.step!r}; use scan(limit=...) to read a part.")
     return span.start, span.stop, span.step == -1
 
 

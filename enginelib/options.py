@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from enginelib.errors import NotSupported
 
@@ -109,6 +109,36 @@ def _choices(cls: type[StrEnum]) -> str:
     return ", ".join(repr(member.value) for member in cls)
 
 
+if TYPE_CHECKING:
+    DurabilityName = Durability | Literal["sync", "os", "lazy"]
+    IsolationName = Isolation | Literal["read_committed", "snapshot", "serializable", "locking", "serial"]
+
+    class OptionValues(TypedDict, total=False):
+        """The keyword arguments of `enginelib.open`; see `Options`."""
+
+        create: bool
+        read_only: bool
+        durability: DurabilityName
+        cache_size: int
+        page_size: int
+        segment_size: int
+        log_buffer: int
+        checkpoint_bytes: int
+        version_budget: int
+        transaction_budget: int
+        lazy_interval: float
+        lock_timeout: float
+
+    class BeginValues(TypedDict, total=False):
+        """The keyword arguments of `Database.transaction`."""
+
+        isolation: IsolationName
+        read_only: bool
+        durability: DurabilityName | None
+        lock_timeout: float | None
+        deferrable: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """The options of an open database. Immutable and picklable: ``enginelib.open(path, **options.as_dict())``
@@ -171,9 +201,7 @@ class Options:
         _bounded("checkpoint_bytes", self.checkpoint_bytes, 64 * KIB, 1 << 46)
         _bounded("version_budget", self.version_budget, MIB, 1 << 46)
         _bounded("transaction_budget", self.transaction_budget, 64 * KIB, 1 << 46)
-        object.__setattr__(
-            self, "lazy_interval", seconds("lazy_interval", self.lazy_interval, smallest=0.001)
-        )
+        object.__setattr__(self, "lazy_interval", seconds("lazy_interval", self.lazy_interval, smallest=0.001))
         object.__setattr__(self, "lock_timeout", seconds("lock_timeout", self.lock_timeout))
 
     @classmethod
@@ -220,9 +248,7 @@ def seconds(name: str, value: object, smallest: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}.")
     if not math.isfinite(value) or not smallest <= value <= LONGEST_WAIT:
-        raise ValueError(
-            f"{name}={value} is outside {smallest:g} to {LONGEST_WAIT:g} seconds; give one within them."
-        )
+        raise ValueError(f"{name}={value} is outside {smallest:g} to {LONGEST_WAIT:g} seconds; give one within them.")
     return float(value)
 
 

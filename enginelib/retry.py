@@ -82,9 +82,7 @@ def transactional(
 @overload
 def transactional(
     function: None = None, *, retries: int = RETRIES, **begin: Any
-) -> Callable[
-    [Callable[Concatenate[Transaction, P], R]], Callable[Concatenate[Database | Transaction, P], R]
-]: ...
+) -> Callable[[Callable[Concatenate[Transaction, P], R]], Callable[Concatenate[Database | Transaction, P], R]]: ...
 def transactional(function: Any = None, *, retries: int = RETRIES, **begin: Any) -> Any:
     """Makes a function of a transaction callable with a database too.
 
@@ -113,9 +111,7 @@ def transactional(function: Any = None, *, retries: int = RETRIES, **begin: Any)
             raise TypeError(
                 f"{function.__name__}() takes a Database or a Transaction first, not {type(target).__name__}."
             )
-        return run(
-            target, partial(function, **kwargs) if kwargs else function, *args, retries=retries, **begin
-        )
+        return run(target, partial(function, **kwargs) if kwargs else function, *args, retries=retries, **begin)
 
     return call
 
@@ -142,9 +138,7 @@ class Attempts:
         if self._state == "done":
             raise StopIteration
         if self._state == "offered":
-            raise RuntimeError(
-                "Each attempt must be entered: for attempt in db.attempts(): with attempt as txn: ..."
-            )
+            raise RuntimeError("Each attempt must be entered: for attempt in db.attempts(): with attempt as txn: ...")
         self._commit_failed = False
         if self.number:
             time.sleep(backoff(self.number))

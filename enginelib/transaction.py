@@ -42,9 +42,7 @@ class Transaction(CoreTransaction):
             TypeError: it is no keyspace; a name is looked up by ``db[name]``.
         """
         if not isinstance(keyspace, Keyspace):
-            raise TypeError(
-                f"txn[...] takes a Keyspace, not {type(keyspace).__name__}; look a name up by db[name]."
-            )
+            raise TypeError(f"txn[...] takes a Keyspace, not {type(keyspace).__name__}; look a name up by db[name].")
         return View(self, keyspace)
 
     def savepoint(self) -> Savepoint:

@@ -65,7 +65,9 @@ class Failure:
 class Life:
     """A recorded run: one journal, its driver, the states it went through."""
 
-    def __init__(self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape) -> None:
+    def __init__(
+        self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape
+    ) -> None:
         self.number = life
         self.vfs = vfs
         self.rng = random.Random(f"{seed}/{workload}/{life}")
@@ -168,10 +170,19 @@ class Explorer:
         self.tell(str(place))
         if rng.random() < READ_ONLY and "/db/pages.dat" in image.files():
             self.read_only(life, place, window)
-        self.check(image, window, shape, lambda db, found: self.onward(db, found, image, life, place, window, rng))
+        self.check(
+            image, window, shape, lambda db, found: self.onward(db, found, image, life, place, window, rng)
+        )
 
     def onward(
-        self, db: Any, found: int, image: FaultVfs, life: Life, place: Place, window: Window, rng: random.Random
+        self,
+        db: Any,
+        found: int,
+        image: FaultVfs,
+        life: Life,
+        place: Place,
+        window: Window,
+        rng: random.Random,
     ) -> None:
         """Some are crashed again in the recovery that has just run, some are worked with."""
         if rng.random() < AGAIN:
@@ -196,7 +207,11 @@ class Explorer:
         self.check(image2, Window(window.states, low, found), shape)
 
     def check(
-        self, image: FaultVfs, window: Window, shape: Shape, then: Callable[[Any, int], None] = lambda db, found: None
+        self,
+        image: FaultVfs,
+        window: Window,
+        shape: Shape,
+        then: Callable[[Any, int], None] = lambda db, found: None,
     ) -> int:
         """Opens an image; which of the allowed states it shows."""
         self.states += 1
@@ -220,7 +235,9 @@ class Explorer:
         expected.setdefault(name, {})[b"after"] = value
         if rng.random() < 0.3:
             db.checkpoint()
-        last = image.crash_image(image.mutations, rng.randrange(1, 100), rng.choice(("lost", "power", "kill")))
+        last = image.crash_image(
+            image.mutations, rng.randrange(1, 100), rng.choice(("lost", "power", "kill"))
+        )
         self.states += 1
         after = h.open_database(last, shape.options)
         try:
@@ -278,6 +295,13 @@ class Explorer:
         if place.cut >= 0:
             steps = [line for line in steps if int(line.split(":", 1)[0]) <= place.cut]
         calls = [call for call in life.vfs.trace() if place.cut < 0 or call[5] <= place.cut + 1]
-        changing = [c for c in calls if c[0] in ("write", "write_tail", "sync", "truncate", "rename", "unlink", "sync_dir", "mkdir")]
-        trace = [*steps[-14:], *(f"  {c[5]}: {c[0]} {c[1]} at {c[2]} n {c[3]} -> {c[4]}" for c in changing[-12:])]
+        changing = [
+            c
+            for c in calls
+            if c[0] in ("write", "write_tail", "sync", "truncate", "rename", "unlink", "sync_dir", "mkdir")
+        ]
+        trace = [
+            *steps[-14:],
+            *(f"  {c[5]}: {c[0]} {c[1]} at {c[2]} n {c[3]} -> {c[4]}" for c in changing[-12:]),
+        ]
         self.failures.append(Failure(str(place), "".join(lines).strip(), trace))

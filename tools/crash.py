@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from _explore import Explorer, Failure, Place
+from _faults import Fault, Faults
 
 STUCK = 30.0  # seconds without a new state, after which a process is taken to hang
 
@@ -43,15 +44,18 @@ def work(job: int, jobs: int, args: argparse.Namespace, where: Any, counts: Any,
     def enough() -> bool:
         return explorer.states >= share or (deadline is not None and time.monotonic() > deadline)
 
-    explorer = Explorer(args.seed, tell)
+    explorer = Faults(args.seed, tell) if args.faults else Explorer(args.seed, tell)
     workload = args.first + job
     workloads = 0
     while not enough() and len(explorer.failures) < args.failures:
-        where[job].value = f"{workload}:0:-1:run:0".encode()
+        where[job].value = (
+            f"{workload}:full:-1".encode() if args.faults else f"{workload}:0:-1:run:0".encode()
+        )
         explorer.explore(workload, enough)
         workload += jobs
         workloads += 1
-    results.put((job, explorer.states, explorer.twice, explorer.cuts, workloads, [asdict(f) for f in explorer.failures]))
+    twice, cuts = (0, explorer.runs) if args.faults else (explorer.twice, explorer.cuts)
+    results.put((job, explorer.states, twice, cuts, workloads, [asdict(f) for f in explorer.failures]))
 
 
 def campaign(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +65,10 @@ def campaign(args: argparse.Namespace) -> dict[str, Any]:
     counts = context.Array("q", args.jobs)
     results = context.Queue()
     started = time.monotonic()
-    jobs = [context.Process(target=work, args=(j, args.jobs, args, where, counts, results)) for j in range(args.jobs)]
+    jobs = [
+        context.Process(target=work, args=(j, args.jobs, args, where, counts, results))
+        for j in range(args.jobs)
+    ]
     for job in jobs:
         job.start()
     total = {"states": 0, "twice": 0, "cuts": 0, "workloads": 0, "failures": []}
@@ -102,14 +109,21 @@ def report(total: dict[str, Any], args: argparse.Namespace) -> None:
         print(json.dumps(total))
         return
     rate = total["states"] / total["seconds"] if total["seconds"] else 0
-    print(
-        f"{total['states']:,} crash states ({total['twice']:,} of them a second crash, in recovery) at {total['cuts']:,} "
-        f"cuts of {total['workloads']:,} workloads in {total['seconds']} s: {rate:,.0f} a second; "
-        f"{len(total['failures'])} findings"
-    )
+    if args.faults:
+        print(
+            f"{total['cuts']:,} failures in {total['workloads']:,} workloads, {total['states']:,} crash states after them, "
+            f"in {total['seconds']} s; {len(total['failures'])} findings"
+        )
+    else:
+        print(
+            f"{total['states']:,} crash states ({total['twice']:,} of them a second crash, in recovery) at {total['cuts']:,} "
+            f"cuts of {total['workloads']:,} workloads in {total['seconds']} s: {rate:,.0f} a second; "
+            f"{len(total['failures'])} findings"
+        )
     for failure in total["failures"]:
         print(f"\nFOUND at {failure['place']}\n{failure['what']}")
-        print(f"again: python tools/crash.py --seed {args.seed} --only {failure['place']}")
+        faults = " --faults" if args.faults else ""
+        print(f"again: python tools/crash.py{faults} --seed {args.seed} --only {failure['place']}")
         for line in failure["trace"]:
             print("   ", line)
 
@@ -124,16 +138,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first workload")
     parser.add_argument("--failures", type=int, default=3, help="findings after which a process stops")
     parser.add_argument("--only", help="one state again: workload:life:cut:mode:seed[:cut2:mode2:seed2]")
+    parser.add_argument(
+        "--faults", action="store_true", help="failing calls and full disks in place of crashes"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     if args.only:
         faulthandler.enable()
-        explorer = Explorer(args.seed)
+        explorer = Faults(args.seed) if args.faults else Explorer(args.seed)
         started = time.monotonic()
-        explorer.again(Place.parse(args.only))
+        explorer.again(Fault.parse(args.only) if args.faults else Place.parse(args.only))
         total = {
             "states": explorer.states,
-            "twice": explorer.twice,
+            "twice": 0 if args.faults else explorer.twice,
             "cuts": 1,
             "workloads": 1,
             "failures": [asdict(f) for f in explorer.failures],

@@ -36,6 +36,7 @@ cdef class FaultVfs(MemoryVfs):
     cdef int n_paths, room_paths
     cdef list marks
     cdef uint64_t random
+    cdef int64_t room        # bytes by which files may still grow; -1: any number
 
     cdef int enter(self, int kind, bint* short_write) noexcept nogil
     cdef int leave(self, int kind, int status, const char* path, int64_t offset, int64_t n) noexcept nogil

@@ -9,7 +9,7 @@ Invariants: the live tree is always what applying the whole journal to `base` gi
 origin copy-on-write and is otherwise independent of it.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EIO
+from libc.errno cimport EIO, ENOSPC
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset, strcmp, strdup
@@ -43,6 +43,7 @@ cdef class FaultVfs(MemoryVfs):
         self.stop = -1
         self.failed_at = -1
         self.random = 1
+        self.room = -1
         self.marks = []
         self.fs.no_reuse = True
         if state_init(&self.base):
@@ -199,8 +200,15 @@ cdef class FaultVfs(MemoryVfs):
         cdef bint cut_short
         cdef int e, rc = OK
         cdef size_t done = n
+        cdef int64_t size = 0, growth
         latch_lock(&self.latch)
         e = self.enter(kind, &cut_short)
+        if e == 0 and self.room >= 0 and self.do_size(handle, &size) == OK:
+            growth = offset + <int64_t>n - size
+            if growth > self.room:
+                e = ENOSPC
+            elif growth > 0:
+                self.room -= growth
         if e:
             done = 0
             if cut_short and n > 1:
@@ -438,9 +446,19 @@ cdef class FaultVfs(MemoryVfs):
         grown.kind = -1
         latch_unlock(&self.latch)
 
-    def clear_injections(self):
-        """Heals the medium: no injected failure strikes any more, and a stop is lifted."""
+    def set_room(self, long long room):
+        """A disk that is nearly full: writes may make files longer by `room` bytes in all, then they fail with ENOSPC.
+
+        What overwrites a file's bytes needs no room.  -1: there is as much as anyone wants.
+        """
         latch_enter(&self.latch)
+        self.room = room
+        latch_unlock(&self.latch)
+
+    def clear_injections(self):
+        """Heals the medium: no injected failure strikes any more, a stop is lifted, and there is room."""
+        latch_enter(&self.latch)
+        self.room = -1
         self.n_injections = 0
         self.stop = -1
         latch_unlock(&self.latch)

@@ -33,7 +33,7 @@ cdef enum:
 
 cdef bytes successor(bytes prefix):
     """The least key above all that start with the prefix; None when there is none."""
-    cdef bytes cut = prefix.rstrip(b"\\xff")
+    cdef bytes cut = prefix.rstrip(b"\xff")
     if not cut:
         return None
     return cut[:len(cut) - 1] + bytes([cut[len(cut) - 1] + 1])

@@ -87,7 +87,6 @@ cdef class Engine:
         cdef int kind = 0, status
         cdef Recovered r
         cdef bint fresh = False
-        cdef bytes parent
         self.in_memory = path == ":memory:"
         if vfs is None:
             vfs = MemoryVfs() if self.in_memory else RealVfs()
@@ -109,10 +108,7 @@ cdef class Engine:
         if status == OK and kind != KIND_NONE and kind != KIND_DIRECTORY:
             status = fail(E_NOT_DATABASE, b"a database is a directory; this path is something else")
         if status == OK and kind == KIND_NONE:
-            parent = os.path.dirname(self.directory) or b"."
             status = vfs.mkdir(self.directory)
-            if status == OK and not self.in_memory:
-                status = vfs.sync_dir(parent)
         if status != OK:
             raise_status(status)
         try:
@@ -207,6 +203,7 @@ cdef class Engine:
         """pages.dat under another name; it gets its own in finish_open, when the log stands too. A creation cut short is begun again."""
         cdef bytes temporary = self.directory + b"/pages.new"
         cdef bytes unique = os.urandom(16)
+        cdef bytes parent
         cdef char* names = NULL
         cdef char* name
         cdef size_t count = 0, i
@@ -241,6 +238,10 @@ cdef class Engine:
             status = self.vfs.mkdir(self.log_dir)
         if status == OK:
             status = self.vfs.sync_dir(self.directory)
+        if status == OK and not self.in_memory:
+            # Also when the directory was there: the run that made it may have been killed.
+            parent = os.path.dirname(self.directory) or b"."
+            status = self.vfs.sync_dir(parent)
         if status != OK:
             raise_status(status)
 

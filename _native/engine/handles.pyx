@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, memcpy
 from ..base.coding cimport get32, get64, put32
+from ..base.idmap cimport idmap_get
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_FORK, E_INTERRUPT, E_INVALID, E_LOG, E_NOMEM, E_READONLY, E_THREAD,
                             E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status)
@@ -118,6 +119,7 @@ cdef bytes fetch_blob(Engine e, uint64_t pid, uint64_t length):
     """Reads a large value; the caller's snapshot keeps it in being."""
     cdef PyObject* raw
     cdef char* p
+    cdef uint64_t* held
     cdef int status
     if length > MAX_VALUE:
         raise_status(fail(E_INVALID, b"a large value longer than any may be"))
@@ -127,6 +129,13 @@ cdef bytes fetch_blob(Engine e, uint64_t pid, uint64_t length):
     result = <bytes><object>raw
     drop(raw)
     p = PyBytes_AS_STRING(result)
+    if e.read_only:
+        latch_enter(&e.latch)
+        held = idmap_get(&e.txns.memory_blobs, pid)
+        latch_unlock(&e.latch)
+        if held != NULL:
+            memcpy(p, <char*>held[0], length)
+            return result
     with nogil:
         latch_lock(&e.latch)
         e.enter()

@@ -23,7 +23,7 @@ from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_
 from ..txn.clock cimport writer_enter, queue_push
 from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_NONE, TREE_LIVE
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING, TXN_COMMITTING
-from .idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
+from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
 from .meta cimport meta_decode
 
 cdef enum:

@@ -233,6 +233,8 @@ def backup(CoreDatabase db, str path):
     cdef bytes pages = directory + b"/pages.dat", partial = directory + b"/pages.new", log_dir = directory + b"/log"
     cdef const char* partial_path = partial
     cdef uint64_t generation, end = 0, first = 0
+    cdef bytes lock_path
+    cdef int lock_handle = -1
     cdef int status, kind = 0
     if e.read_only:
         from enginelib.errors import ReadOnlyError
@@ -270,7 +272,11 @@ def backup(CoreDatabase db, str path):
         if status != OK:
             raise_status(status)
         log_bytes = copy_log(e, target, log_dir, first, end)
-        status = target.rename(partial, pages)
+        lock_path = directory + b"/LOCK"
+        status = target.open(lock_path, VFS_WRITE | VFS_CREATE, &lock_handle)
+        if status == OK:
+            target.close(lock_handle)
+            status = target.rename(partial, pages)
         if status == OK:
             status = target.sync_dir(directory)
         if status == OK and isinstance(target, RealVfs):

@@ -6,7 +6,7 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOT_SUPPORTED, fail, 
 from ..page.layout cimport layout_max_key, layout_max_inline
 from ..page.pool cimport pool_find
 from .node cimport *
-from .descent cimport contradiction, lack, enter, enter_root, walk, fill_cell
+from .descent cimport contradiction, edge_fault, misplaced, lack, enter, enter_root, walk, fill_cell
 from .shape cimport plain, underfull, split_leaf, join, node_assert, EDGE_NONE, EDGE_RIGHT, EDGE_LEFT, DEBUG
 from .verify cimport verify_tree
 
@@ -306,6 +306,10 @@ cdef class BTree:
         cdef int status
         cdef size_t longest = klen
         cdef size_t n
+        if not fits:                             # a separator goes up: it must bear its parents' prefixes
+            for n in range(1, path.depth):
+                if edge_fault(path.frames[n - 1].page, path.slots[n - 1], path.frames[n].page) != NULL:
+                    return misplaced(path.frames[n - 1].page, path.slots[n - 1], path.frames[n].page, self.id)
         while not fits:
             n = node_longest_key(f.page)
             if n > longest:
@@ -456,7 +460,8 @@ cdef class BTree:
         need_release(self.pool, need)            # in this latch hold the frames stay what they are
         for i in range(node_count(page)):
             value = node_value(page, i, &flags, &vlen)
-            if flags & VALUE_BLOB:
+            if (flags & VALUE_BLOB and pool_find(self.core, get64(value)) == NULL
+                    and not self.pool.store.pid_is_free(get64(value))):
                 self.pool.forget(get64(value))
                 freed[0] += 1
         if keep >= 0:

@@ -12,6 +12,7 @@ from ..base.coding cimport put64
 from ..page.layout cimport layout_check
 from ..page.pool cimport pool_find
 from .node cimport *
+from .descent cimport edge_fault
 
 
 cdef struct Half:                 # a division: items [0, left) stay, [right, n) go, the separator between them
@@ -261,6 +262,9 @@ cdef bint join_pair(Pool pool, Frame** left_at, Frame* right, Frame** parent_at,
     cdef const char* left_prefix
     cdef const char* right_prefix
     cdef int n, lacking
+    if (node_child(parent.page, j) != right.pid or edge_fault(parent.page, j - 1, left.page) != NULL
+            or edge_fault(parent.page, j, right.page) != NULL):
+        return False                             # a damaged neighbour: left as it is
     limit = page_size - PAGE_HEADER
     if node_count(left.page) != 0 and node_count(right.page) != 0:
         limit -= limit >> 3                      # or the next insertion would divide it again

@@ -71,6 +71,7 @@ cdef void advance(Walk* w, const Path* path, int level) noexcept nogil:
     """The next step looks for the upper bound of the child taken from path.frames[level] (of the root when level < 0)."""
     cdef size_t n
     cdef const char* fence
+    w.started = True
     w.done = True
     while level >= 0:
         if path.slots[level] + 1 < node_count(path.frames[level].page):
@@ -168,7 +169,6 @@ cdef int step(Pool pool, uint32_t keyspace, uint64_t root, Walk* w, Path* path, 
     for i in range(w.depth):
         w.last[i] = w.pids[i]
     advance(w, path, path.depth - 2)
-    w.started = True
     return OK
 
 

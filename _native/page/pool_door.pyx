@@ -132,6 +132,37 @@ cdef class PoolDoor(StoreDoor):
             raise_status(rc)
         return value
 
+    def try_put(self, uint64_t pid, bytes value):
+        """put without waiting for anything: False when the page is not in memory or there is no free frame."""
+        cdef const char* p = value
+        cdef size_t n = len(value)
+        cdef Frame* f
+        cdef bint done = False
+        with nogil:
+            latch_lock(&self.latch)
+            f = pool_find(&self.pool.core, pid)
+            if f is not NULL and self.pool.admit(1) == OK:
+                f = self.pool.writable(f)
+                fill(f.page, self.pool.core.page_size, pid, p, n)
+                done = True
+            latch_unlock(&self.latch)
+        return done
+
+    def try_new(self, bytes value):
+        """new without waiting: None when there is no free frame."""
+        cdef const char* p = value
+        cdef size_t n = len(value)
+        cdef Frame* f
+        cdef uint64_t pid = 0
+        with nogil:
+            latch_lock(&self.latch)
+            if self.pool.admit(1) == OK and self.store.reserve_pids(1) == OK:
+                f = self.pool.new_page()
+                pid = f.pid
+                fill(f.page, self.pool.core.page_size, pid, p, n)
+            latch_unlock(&self.latch)
+        return pid or None
+
     def mark(self, uint64_t pid):
         cdef Frame* f = pool_find(&self.pool.core, pid)
         return None if f is NULL else f.mark

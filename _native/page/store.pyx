@@ -1,4 +1,5 @@
 """See store.pxd for what each method is for and README.md for the rules."""
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -44,6 +45,7 @@ cdef void list_clear(List* list) noexcept nogil:
     memset(list, 0, sizeof(List))
 
 
+@cython.no_gc_clear                  # the file is closed at the very end, and that needs the file system
 cdef class PageStore:
     def __cinit__(self):
         self.handle = -1
@@ -100,7 +102,7 @@ cdef class PageStore:
     cdef void close(self) noexcept nogil:
         cdef uint64_t i
         cdef int k
-        if self.handle >= 0:
+        if self.handle >= 0 and self.vfs is not None:
             self.vfs.close(self.handle)
         self.handle = -1
         for i in range(self.map_count):

@@ -1,10 +1,12 @@
 """Large values: see blob.pxd."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc, free
 from libc.string cimport memcpy
 from ..base.checksum cimport crc32c
 from ..base.coding cimport put64
 from ..base.latch cimport latch_lock, latch_unlock
-from ..base.status cimport OK, AGAIN
+from ..base.idmap cimport idmap_put, idmap_remove
+from ..base.status cimport OK, AGAIN, E_NOMEM, fail
 from ..page.store cimport BLOCK
 from .transaction cimport TxnManager, Lack
 from .versions cimport Txn
@@ -19,6 +21,15 @@ cdef int blob_start(TxnManager m, uint64_t length, BlobWrite* b, Lack* lack) noe
     if status != OK:
         return status
     b.pid = m.store.alloc_pid()
+    if m.read_only:
+        # Recovery of a database opened read-only writes no file: the value stays in memory.
+        b.block = <uint64_t>malloc(length + 1)
+        if b.block != 0 and idmap_put(&m.memory_blobs, b.pid, b.block) == 0:
+            return OK
+        free(<void*>b.block)
+        m.pool.forget(b.pid)
+        b.pid = 0
+        return fail(E_NOMEM, "no memory to replay a large value")
     latch_unlock(m.latch)
     status = m.store.blob_begin(b.pid, length, &b.block)
     latch_lock(m.latch)
@@ -32,6 +43,10 @@ cdef int blob_append(TxnManager m, BlobWrite* b, const char* data, size_t n) noe
     cdef size_t padded = (n + BLOCK - 1) // BLOCK * BLOCK, whole = n // BLOCK * BLOCK
     cdef int status = OK
     cdef char tail[BLOCK]
+    if m.read_only:
+        memcpy(<char*>b.block + b.written, data, n)
+        b.written += n
+        return OK
     if whole:
         status = m.store.blob_write(b.block, b.written, data, whole)
         b.crc = crc32c(b.crc, data, whole)
@@ -48,11 +63,19 @@ cdef int blob_append(TxnManager m, BlobWrite* b, const char* data, size_t n) noe
 cdef int blob_complete(TxnManager m, BlobWrite* b, char* reference) noexcept nogil:
     put64(reference, b.pid)
     put64(reference + 8, b.length)
+    if m.read_only:
+        return OK
     return m.store.blob_finish(b.pid, b.block, b.length, b.crc)
 
 
 cdef void blob_cancel(TxnManager m, BlobWrite* b) noexcept nogil:
     if b.pid == 0:
+        return
+    if m.read_only:
+        idmap_remove(&m.memory_blobs, b.pid)
+        free(<void*>b.block)
+        m.pool.forget(b.pid)
+        b.pid = 0
         return
     latch_unlock(m.latch)
     m.store.blob_abandon(b.block, b.length)          # takes the latch itself

@@ -4,6 +4,7 @@ All methods are nogil and under the engine latch.  One that cannot go on without
 `Lack` what it is; the caller calls `secure` (which releases the latch while it waits) and then the method again.  `settle` ends an operation.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from ..base.idmap cimport IdMap
 from ..base.latch cimport Latch, Condition
 from ..log.writer cimport LogWriter
 from ..page.pool cimport Pool
@@ -66,6 +67,7 @@ cdef class TxnManager:
     cdef bint redoing
     cdef bint read_only
     cdef bint closing
+    cdef IdMap memory_blobs     # pid -> large value replayed into memory (read-only opening)
     cdef int failed             # E_LOG once the log has failed
     cdef Txn* garbage           # committed, with versions some snapshot may still need; by commit timestamp
     cdef Txn* garbage_tail

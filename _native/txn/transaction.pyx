@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, realloc, free
 from libc.string cimport memset, memcpy
 from ..base.coding cimport get32, get64
+from ..base.idmap cimport idmap_init, idmap_destroy
 from ..base.latch cimport Latch, condition_init, condition_destroy, wall_micros
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
                             E_TXN_CLOSED, E_UNKNOWN, E_USAGE, E_INVALID, fail, fail_n)
@@ -54,7 +55,7 @@ cdef class TxnManager:
 
     def __cinit__(self):
         self.tree_objects = []
-        if table_init(&self.table) != OK:
+        if table_init(&self.table) != OK or idmap_init(&self.memory_blobs) != 0:
             raise MemoryError("no memory for the version table")
         self.next_txn = 1
         self.next_keyspace = 1
@@ -62,6 +63,7 @@ cdef class TxnManager:
     def __dealloc__(self):
         cdef Txn* t = self.take_orphans()
         cdef Txn* following
+        cdef uint64_t i
         while t != NULL:
             following = t.orphan_next
             t.queue_next = self.free_txns
@@ -76,6 +78,11 @@ cdef class TxnManager:
             condition_destroy(&t.cond)
             free(t.savepoints)
             free(t)
+        if self.memory_blobs.keys != NULL and self.memory_blobs.values != NULL:
+            for i in range(self.memory_blobs.mask + 1):
+                if self.memory_blobs.keys[i]:
+                    free(<void*>self.memory_blobs.values[i])
+        idmap_destroy(&self.memory_blobs)
         table_destroy(&self.table)
         free(self.trees)
 

@@ -15,15 +15,9 @@ FAILED = 1
 
 
 @click.command()
-@click.option(
-    "--path", type=click.Path(path_type=Path), help="Where to make the database; else it is temporary."
-)
-@click.option(
-    "--threads", type=click.IntRange(1, 64), default=THREADS, show_default=True, help="Writing threads."
-)
-@click.option(
-    "--batch", type=click.IntRange(1, 10_000), default=BATCH, show_default=True, help="Characters a commit."
-)
+@click.option("--path", type=click.Path(path_type=Path), help="Where to make the database; else it is temporary.")
+@click.option("--threads", type=click.IntRange(1, 64), default=THREADS, show_default=True, help="Writing threads.")
+@click.option("--batch", type=click.IntRange(1, 10_000), default=BATCH, show_default=True, help="Characters a commit.")
 @click.option("--seed", type=int, help="Chooses the moment of the kill.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, at the end.")
 def demo(path: Path | None, threads: int, batch: int, seed: int | None, as_json: bool) -> None:

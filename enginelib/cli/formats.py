@@ -33,9 +33,7 @@ def encoder(name: str) -> Encode:
     return lambda text: to_bytes(text, name == "hex")
 
 
-def read_pairs(
-    source: TextIO, form: str, encode: Encode, key_column: str, value_column: str | None
-) -> Iterator[Pair]:
+def read_pairs(source: TextIO, form: str, encode: Encode, key_column: str, value_column: str | None) -> Iterator[Pair]:
     """Reads (key, value) from a file.
 
     Args:
@@ -76,9 +74,7 @@ def write_pairs(rows: Iterable[Pair], target: TextIO, form: str, as_hex: bool) -
             yield 1
     else:
         for key, value in rows:
-            line = json.dumps(
-                {"key": to_text(key, as_hex), "value": to_text(value, as_hex)}, ensure_ascii=False
-            )
+            line = json.dumps({"key": to_text(key, as_hex), "value": to_text(value, as_hex)}, ensure_ascii=False)
             target.write(f"{line}\n")
             yield 1
 

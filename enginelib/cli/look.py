@@ -34,9 +34,7 @@ def info(path: str | None, build: bool, as_json: bool) -> None:
                 "path": db.path,
                 "database_id": db.database_id.hex(),
                 "keyspaces": len(db.keyspaces()),
-                "bytes_on_disk": sum(
-                    file.stat().st_size for file in Path(db.path).rglob("*") if file.is_file()
-                ),
+                "bytes_on_disk": sum(file.stat().st_size for file in Path(db.path).rglob("*") if file.is_file()),
                 **db.stats(),
             }
     if build:
@@ -64,16 +62,12 @@ def keyspaces(path: str, count: bool, as_json: bool) -> None:
     if as_json:
         show_json(rows)
     else:
-        show_table(
-            ("name", "id", "backend", "keys")[: 4 if count else 3], [tuple(row.values()) for row in rows]
-        )
+        show_table(("name", "id", "backend", "keys")[: 4 if count else 3], [tuple(row.values()) for row in rows])
 
 
 @click.command()
 @database_argument
-@click.option(
-    "--from", "start", type=click.IntRange(min=0), default=0, metavar="LSN", help="Begin at this position."
-)
+@click.option("--from", "start", type=click.IntRange(min=0), default=0, metavar="LSN", help="Begin at this position.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Print at most N records.")
 @click.option("--stats", is_flag=True, help="Print how many records of each type there are, instead.")
 @hex_option

@@ -53,9 +53,7 @@ def format_of(file: str, form: str | None) -> str:
 @keyspace_argument
 @click.argument("file", metavar="FILE")
 @format_option
-@click.option(
-    "--key-column", default="key", show_default=True, metavar="NAME", help="Column that holds the key."
-)
+@click.option("--key-column", default="key", show_default=True, metavar="NAME", help="Column that holds the key.")
 @click.option(
     "--value-column",
     metavar="NAME",
@@ -173,9 +171,7 @@ def _batches(pairs: Iterator[tuple[bytes, bytes]], size: int) -> Iterator[list[t
         yield part
 
 
-def _put(
-    db: enginelib.Database, space: enginelib.Keyspace, part: list[tuple[bytes, bytes]], durability: str
-) -> int:
+def _put(db: enginelib.Database, space: enginelib.Keyspace, part: list[tuple[bytes, bytes]], durability: str) -> int:
     with db.transaction(durability=durability) as txn:  # type: ignore[arg-type]
         return txn.put_many(space, part)
 

@@ -22,9 +22,7 @@ def verify(path: str, as_json: bool) -> None:
     Example: enginelib verify app.db
     """
     with reading(path) as db:
-        report = db.verify(
-            None if as_json or not sys.stderr.isatty() else lambda line: click.echo(line, err=True)
-        )
+        report = db.verify(None if as_json or not sys.stderr.isatty() else lambda line: click.echo(line, err=True))
     if as_json:
         show_json(report.as_dict())
     else:

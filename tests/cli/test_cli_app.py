@@ -45,9 +45,7 @@ def test_version(run):
 @pytest.mark.parametrize("name", ["info", "keyspaces", "log", "verify", "checkpoint"])
 def test_a_database_that_is_absent_is_an_error_and_is_not_made(run, tmp_path, name):
     result = run(name, tmp_path / "absent", code=3)
-    assert (
-        result.stderr.startswith("error: ") and "absent" in result.stderr and "Traceback" not in result.stderr
-    )
+    assert result.stderr.startswith("error: ") and "absent" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "absent").exists()
 
 

@@ -59,9 +59,7 @@ def test_scan_chooses_a_range(run, path):
 
 def test_scan_prints_json_lines(run, path):
     assert run.json_lines("scan", path, "users", "--limit", "1") == [{"key": "ada", "value": "1815"}]
-    assert run.json_lines("scan", path, "users", "--keys-only", "--hex", "--limit", "1") == [
-        {"key": "616461"}
-    ]
+    assert run.json_lines("scan", path, "users", "--keys-only", "--hex", "--limit", "1") == [{"key": "616461"}]
     assert run.json_lines("scan", path, "users", "--count") == [{"count": 4}]
 
 

@@ -41,9 +41,7 @@ def test_log_prints_records_oldest_first(run, path):
     assert put["value"] == "value" and put["type"].lower().endswith("put")
     assert any("key=new\\x00 value=value" in line for line in run("log", path).stdout.splitlines())
     assert run.json_lines("log", path, "--from", put["lsn"], "--limit", 1) == [put]
-    assert (
-        run.json_lines("log", path, "--from", put["lsn"], "--limit", 1, "--hex")[0]["value"] == "76616c7565"
-    )
+    assert run.json_lines("log", path, "--from", put["lsn"], "--limit", 1, "--hex")[0]["value"] == "76616c7565"
 
 
 def test_log_counts_records_by_type(run, path):

@@ -65,9 +65,7 @@ def test_csv_of_any_shape_becomes_keys_and_json(run, tmp_path):
 
 
 def test_json_values_that_are_no_text_are_kept_as_json(run, tmp_path):
-    (tmp_path / "rows.jsonl").write_text(
-        '{"key": 7, "value": {"a": [1]}}\n\n{"key": "b\\\\n", "value": "x"}\n'
-    )
+    (tmp_path / "rows.jsonl").write_text('{"key": 7, "value": {"a": [1]}}\n\n{"key": "b\\\\n", "value": "x"}\n')
     run("import", tmp_path / "app.db", "rows", tmp_path / "rows.jsonl", "--encoding", "plain")
     assert read(tmp_path / "app.db", "rows") == {b"7": b'{"a": [1]}', b"b\\n": b"x"}
 
@@ -96,10 +94,7 @@ def test_a_row_that_cannot_be_read_is_named(run, tmp_path, text, says):
 
 def test_a_csv_row_with_too_many_fields_is_named(run, tmp_path):
     (tmp_path / "rows.csv").write_text("key,value\na,b,c\n")
-    assert (
-        "line 2: more fields"
-        in run("import", tmp_path / "app.db", "rows", tmp_path / "rows.csv", code=3).stderr
-    )
+    assert "line 2: more fields" in run("import", tmp_path / "app.db", "rows", tmp_path / "rows.csv", code=3).stderr
 
 
 def test_a_key_too_long_is_named_with_its_limit(run, tmp_path):
@@ -114,11 +109,7 @@ def test_a_format_that_cannot_be_told_is_asked_for(run, path, tmp_path):
 
 def test_a_file_that_is_absent_is_an_error_in_one_sentence(run, path, tmp_path):
     result = run("import", path, "users", tmp_path / "absent.csv", code=3)
-    assert (
-        result.stderr.startswith("error: ")
-        and "absent.csv" in result.stderr
-        and "Traceback" not in result.stderr
-    )
+    assert result.stderr.startswith("error: ") and "absent.csv" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_import_prints_json(run, path, tmp_path):

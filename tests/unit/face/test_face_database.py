@@ -234,6 +234,26 @@ def test_backup_is_a_database_of_one_moment(tmp_path):
             assert copy.verify().ok
 
 
+def test_a_backup_is_not_made_inside_the_database_or_over_something(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious").touch()
+    with enginelib.open(tmp_path / "app.db", **SMALL) as db:
+        for inside in ("app.db", "app.db/copy"):
+            with pytest.raises(ValueError, match="inside the database"):
+                db.backup(tmp_path / inside)
+        with pytest.raises(FileExistsError):
+            db.backup(tmp_path / "other")
+        (tmp_path / "empty").mkdir()
+        assert db.backup(tmp_path / "empty")
+
+
+def test_a_database_in_memory_is_backed_up_to_disk(tmp_path, db, space):
+    space[b"k"] = b"v"
+    db.backup(tmp_path / "copy.db")
+    with enginelib.open(tmp_path / "copy.db", **SMALL) as copy:
+        assert dict(copy["space"]) == {b"k": b"v"}
+
+
 def test_verify_returns_a_report(db, space):
     space.update({b"%d" % n: b"x" for n in range(100)})
     lines = []

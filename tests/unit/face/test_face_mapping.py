@@ -51,9 +51,7 @@ def test_reading_agrees_with_a_dict(style, full):
         assert list(reversed(mapping.values())) == list(reversed(model.values()))
         assert list(mapping.items()) == list(model.items())
         assert list(reversed(mapping.items())) == list(reversed(model.items()))
-        assert (
-            len(mapping) == len(mapping.keys()) == len(mapping.values()) == len(mapping.items()) == len(model)
-        )
+        assert len(mapping) == len(mapping.keys()) == len(mapping.values()) == len(mapping.items()) == len(model)
         assert dict(mapping) == FULL
         for key, value in model.items():
             assert mapping[key] == mapping.get(key) == value
@@ -251,3 +249,18 @@ def test_ranges_agree_with_a_sorted_dict(content, start, stop, reverse):
         assert space.count_range(start, stop) == len(model)
         del space[start:stop]
         assert list(space.items()) == [pair for pair in sorted(content.items()) if pair not in model]
+
+
+awkward = st.lists(st.sampled_from([b"\xff", b"\xfe", b"\\", b"x", b"f", b"a", b"\x00"]), max_size=4).map(b"".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(awkward, max_size=12), awkward, st.booleans())
+def test_a_prefix_finds_exactly_the_keys_that_begin_with_it(keys, prefix, reverse):
+    """The bound above a prefix is easily got wrong where it ends in the greatest byte."""
+    with enginelib.open(":memory:", cache_size=1 << 20, segment_size=1 << 20) as db:
+        space = db.keyspace("space")
+        space.update((key, b"") for key in keys)
+        expected = sorted((key for key in keys if key.startswith(prefix)), reverse=reverse)
+        assert list(space.scan(prefix=prefix, values=False, reverse=reverse)) == expected
+        assert space.count_range(prefix=prefix) == len(expected)

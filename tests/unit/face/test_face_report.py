@@ -21,9 +21,7 @@ def test_an_empty_report_is_ok():
 
 
 def test_findings_are_listed_a_line_each():
-    report = VerifyReport(
-        [{"what": "bad sum", "file": "pages.dat", "offset": 8192, "page": None}, {"what": "order"}]
-    )
+    report = VerifyReport([{"what": "bad sum", "file": "pages.dat", "offset": 8192, "page": None}, {"what": "order"}])
     assert not report.ok
     assert str(report).splitlines() == [
         "2 findings in 0 trees, 0 keys, 0 pages, 0 log records:",

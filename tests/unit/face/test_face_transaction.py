@@ -167,6 +167,7 @@ def test_the_first_committer_wins_and_the_other_is_told(db, space):
     with pytest.raises(enginelib.WriteConflict) as caught:
         second.put(space, b"k", b"2")
     assert caught.value.retryable
+    assert second.state == "active"
     second.abort()
     assert space[b"k"] == b"1"
 

@@ -7,6 +7,7 @@ from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.base.memvfs import MemoryVfs
 from enginelib._native.page.pool_door import PoolDoor
 from enginelib._native.page.store_door import StoreDoor
+from enginelib._native.page.store_hook import HookVfs
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,11 +25,14 @@ class Pages(RuleBasedStateMachine):
     def start(self, pages):
         self.vfs = FaultVfs()
         self.published = 0
-        self.pool = PoolDoor(self.vfs, PATH, create=True)
+        self.hook = HookVfs(self.vfs)
+        self.pool = PoolDoor(self.hook, PATH, create=True)
+        self.target = None
         self.vfs.py_sync_dir("/")
         self.now, self.blobs = {}, {}
         self.durable = [({}, {}, b"", self.vfs.mutations)]
         self.image = None
+        self.busy = False                    # with a checkpoint: nobody else begins one
         self.written = False
         self.pins = {}
         self.held = []
@@ -42,7 +46,55 @@ class Pages(RuleBasedStateMachine):
         return b"%d " % self.published + b"m" * size
 
     def pick(self, of, n):
-        return sorted(of)[n % len(of)]
+        """One of them, which nobody else changes until the next is picked."""
+        self.target = sorted(of)[n % len(of)]
+        return self.target
+
+    # ---- what others do while one reads or writes
+
+    @rule(call=st.integers(0, 12), n=INDEX, kinds=st.lists(
+        st.sampled_from(["put", "put", "forget", "new", "freeze", "free blob", "leave"]), min_size=1, max_size=6))
+    def meanwhile(self, call, n, kinds):
+        """At one of the next calls of the file system another thread does this."""
+        left = [call]
+
+        def hook(name, offset, size):
+            left[0] -= 1
+            if left[0] >= 0:
+                return True
+            for i, kind in enumerate(kinds):
+                self.interfere(kind, n + 13 * i)
+            return False
+
+        self.hook.arm(hook)
+
+    def interfere(self, kind, n):
+        others = sorted(set(self.now) - {self.target})
+        pid = others[n % len(others)] if others else None
+        if kind == "put" and pid:
+            for i in range(6):
+                pid = others[(n + i) % len(others)]
+                if self.pool.try_put(pid, b"meanwhile %d" % n):
+                    self.now[pid] = b"meanwhile %d" % n
+        elif kind == "forget" and pid:
+            self.pool.forget(pid)
+            del self.now[pid]
+        elif kind == "new":
+            pid = self.pool.try_new(b"meanwhile new %d" % n)
+            if pid:
+                assert pid not in self.now and pid not in self.blobs
+                self.now[pid] = b"meanwhile new %d" % n
+        elif kind == "freeze" and self.image is None and not self.busy and not self.pool.store.image:
+            self.image = (self.pool.freeze(), dict(self.now), dict(self.blobs))
+            self.written = False
+        elif kind == "free blob":
+            blobs = sorted(set(self.blobs) - {self.target})
+            if blobs:
+                pid = blobs[n % len(blobs)]
+                self.pool.forget(pid)
+                del self.blobs[pid]
+        elif kind == "leave" and self.held:
+            self.pool.unpin_frame(self.held.pop())
 
     # ---- changes
 
@@ -151,8 +203,10 @@ class Pages(RuleBasedStateMachine):
         meta = self.next_meta(size)
         before = self.vfs.mutations
         self.durable = [*self.durable[-1:], (pages, blobs, meta, before)]
+        self.busy = True
         self.pool.publish(number, meta)
         self.durable = [(pages, blobs, meta, self.vfs.mutations)]
+        self.busy = False
         self.image = None
 
     @precondition(lambda self: self.image and self.written)
@@ -166,14 +220,17 @@ class Pages(RuleBasedStateMachine):
     def checkpoint_on_a_failing_medium(self, call, number, sticky):
         self.vfs.inject(call, number, sticky=sticky)
         meta = self.next_meta()
+        self.busy = True
+        then = (dict(self.now), dict(self.blobs), meta, 0)
         try:
             self.pool.checkpoint(meta)
-            self.durable = [(dict(self.now), dict(self.blobs), meta, self.vfs.mutations)]
+            self.durable = [then]
         except Exception:
             assert status.last_error()["code"] in POLITE
+        self.busy = False
         self.vfs.clear_injections()
         if self.pool.store.failed:
-            self.durable.append((dict(self.now), dict(self.blobs), meta, 0))
+            self.durable.append(then)
             self.reopen_as(self.vfs)
 
     @precondition(lambda self: self.now)
@@ -217,6 +274,10 @@ class Pages(RuleBasedStateMachine):
 
     # ---- ends
 
+    def disarm(self):
+        self.hook.arm(None)
+        assert self.hook.errors == []
+
     def compare(self, pool, pages, blobs, meta):
         assert pool.meta() == meta
         for pid, value in pages.items():
@@ -227,9 +288,11 @@ class Pages(RuleBasedStateMachine):
         assert pool.pool_check() == []
 
     def reopen_as(self, vfs):
+        self.disarm()
         self.pool.close()
         self.vfs = vfs
-        self.pool = PoolDoor(vfs, PATH)
+        self.hook = HookVfs(vfs)
+        self.pool = PoolDoor(self.hook, PATH)
         meta = self.pool.meta()
         [(pages, blobs, _, _)] = [d for d in self.durable if d[2] == meta]
         self.compare(self.pool, pages, blobs, meta)
@@ -244,6 +307,7 @@ class Pages(RuleBasedStateMachine):
     @precondition(lambda self: self.image and self.written)
     @rule(seed=st.integers(0, 1000), where=st.floats(0, 1), mode=st.sampled_from(["power", "lost", "kill", "all"]))
     def crash_while_publishing(self, seed, where, mode):
+        self.disarm()
         before = self.vfs.mutations
         number, pages, blobs = self.image
         meta = self.next_meta()
@@ -256,6 +320,7 @@ class Pages(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 1000), where=st.floats(0, 1), n=INDEX)
     def crash_after_the_image_while_others_write(self, seed, where, n):
         """A cut anywhere in later work finds the image untouched."""
+        self.disarm()
         before = self.vfs.mutations
         durable = list(self.durable)
         rng = random.Random(n)
@@ -280,10 +345,12 @@ class Pages(RuleBasedStateMachine):
     def consistent(self):
         if hasattr(self, "pool"):
             assert self.pool.pool_check() == []
+            assert self.hook.errors == []
 
     def teardown(self):
         if not hasattr(self, "pool"):
             return
+        self.disarm()
         if self.image:
             self.pool.write_frozen(self.image[0])
             self.pool.publish(self.image[0], b"last image")
@@ -292,7 +359,7 @@ class Pages(RuleBasedStateMachine):
         self.pool.checkpoint(b"end")
         self.compare(self.pool, self.now, self.blobs, b"end")
         self.pool.close()
-        self.compare(PoolDoor(self.vfs, PATH), self.now, self.blobs, b"end")
+        self.compare(PoolDoor(self.hook, PATH), self.now, self.blobs, b"end")
 
 
 TestPages = Pages.TestCase

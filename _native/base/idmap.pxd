@@ -1,4 +1,4 @@
-"""A hash map from non-zero 64-bit ids to 64-bit values (or pointers), linear probing; recovery's table of transactions."""
+"""A hash map from non-zero 64-bit ids to 64-bit values (or pointers), linear probing; for tables that C code alone looks into."""
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
