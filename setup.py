@@ -89,7 +89,7 @@ setup(
         include_path=[str(staged)],
         compiler_directives=DIRECTIVES,
         build_dir="build/cython",
-        nthreads=0,
+        nthreads=os.cpu_count() or 1,
         quiet=True,
     ),
     options={"build_ext": {"parallel": os.cpu_count() or 1}},

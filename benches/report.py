@@ -76,8 +76,8 @@ class Verdict:
 def number(value: float, unit: str = "/s") -> str:
     for factor, letter in ((1e6, "M"), (1e3, "k")):
         if value >= factor:
-            return f"{value / factor:.3g} {letter}{unit.strip()}"
-    return f"{value:.3g} {unit.strip()}"
+            return f"{value / factor:.3g} {letter}{unit.strip()}".strip()
+    return f"{value:.3g} {unit.strip()}".strip()
 
 
 def details(outcome: Outcome, store: str) -> str:

@@ -30,7 +30,8 @@ CACHE = 64 << 20
 
 def floor(db: Any, ks: Any, keys: list[bytes], value: bytes) -> None:
     """The interpreter's share: a loop round a call that finds nothing in nothing."""
-    read = {}.get
+    empty: dict[bytes, bytes] = {}
+    read = empty.get
     for key in keys:
         read(key)
 

@@ -89,7 +89,7 @@ cdef class CoreCursor:
         if self.txn.t == NULL or self.txn.t.state != TXN_ACTIVE or self.txn.engine.closing:
             self.discard()
             raise_status(fail(E_CLOSED if self.txn.engine.closing else E_TXN_CLOSED, b"the transaction of this scan has ended"))
-        if self.at < self.count and self.txn.t.writes != self.writes:
+        if (self.at < self.count or self.exhausted and self.count) and self.left != 0 and self.txn.t.writes != self.writes:
             if self.given is not None:
                 self.last = self.given
             elif self.first_batch:
@@ -98,6 +98,7 @@ cdef class CoreCursor:
             self.exhausted = False
         if self.at == self.count:
             if self.exhausted or self.left == 0 or self.refill() == 0:
+                self.left = 0
                 raise StopIteration
         key = self.keys[self.at]
         value = self.values[self.at]

@@ -144,15 +144,19 @@ cdef class Engine:
                 raise_status(status)
             self.fields = self.store.sb
             replay(self.txns, vfs, self.log_dir, segment_size, &r)
+            r.settle_micros = -monotonic_micros()
             if not read_only:
                 self.start_log(&r)
             elif not self.in_memory:
                 vfs.lock_byte(self.lock_handle, OPENING_BYTE, False)
+            r.settle_micros += monotonic_micros()
             roll_back_losers(self.txns, &r)
             if not read_only:
                 self.finish_open(<size_t>&r, fresh)
             self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "log_bytes": r.bytes,
-                             "created": bool(fresh), "end_lsn": r.end_lsn}
+                             "created": bool(fresh), "end_lsn": r.end_lsn,
+                             "seconds": {"analysis": r.analysis_micros / 1e6, "redo": r.redo_micros / 1e6, "log": r.settle_micros / 1e6,
+                                         "undo": r.undo_micros / 1e6}}
             self.opened = True
             if background and not read_only:
                 self.start_thread()

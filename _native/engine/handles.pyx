@@ -11,7 +11,7 @@ from ..base.idmap cimport idmap_get
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_FORK, E_INTERRUPT, E_INVALID, E_LOG, E_NOMEM, E_READONLY, E_THREAD,
                             E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status)
-from ..index.btree cimport BTree, Cell, MAX_BATCH
+from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
 from ..log.writer cimport LAZY, OS, SYNC
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
@@ -50,7 +50,6 @@ cdef extern from *:
 
 cdef enum:
     MAX_VALUE = 1 << 30          # 1 GiB
-    HOLD = 64                    # operations of a batch in one latch hold
     BTREE_BACKEND = 0
 
 
@@ -177,6 +176,31 @@ cdef int commit_txn(Engine e, Txn* t) except -100:
     after_writes(e)
     latch_unlock(&e.latch)
     return status
+
+
+cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_ssize_t n) noexcept:
+    """Latch held: looks the next keys of a batch up together, so that their cache misses overlap; what is found is not used.  An ascending load
+    has its leaf at hand already."""
+    cdef const char* p[MAX_BATCH]
+    cdef size_t k[MAX_BATCH]
+    cdef Cell cells[MAX_BATCH]
+    cdef int statuses[MAX_BATCH]
+    cdef Need unused
+    cdef BTree tree
+    cdef PyObject* item
+    cdef int count = 0
+    if keyspace.id >= m.next_keyspace or m.trees[keyspace.id].tree == NULL or (<BTree>m.trees[keyspace.id].tree).streak:
+        return
+    while count < keyspace.max_batch and i + count < n:
+        item = list_item(work, i + count)
+        if not is_plain(item, keyspace.max_key, keyspace.max_inline):
+            break
+        p[count] = plain_key(item)
+        k[count] = plain_klen(item)
+        count += 1
+    if count > 1:
+        need_init(&unused)
+        (<BTree>m.trees[keyspace.id].tree).find_many(p, k, count, cells, statuses, &unused)
 
 
 cdef class CoreDatabase:
@@ -455,7 +479,13 @@ cdef class CoreKeyspace:
             too_long(self, key)
         if n + PyBytes_GET_SIZE(key) > self.max_inline:
             with self.database.core_transaction(CoreTransaction) as txn:
-                (<CoreTransaction>txn).t.snapshot = <uint64_t>-1          # the newest state, like every operation of a keyspace
+                # The newest state, like every operation of a keyspace; as no snapshot at all, or garbage would be judged by its timestamp.
+                t = (<CoreTransaction>txn).t
+                latch_enter(&e.latch)
+                m.close_snapshot(t)
+                t.snapshot = <uint64_t>-1
+                t.safe_lsn = 0
+                latch_unlock(&e.latch)
                 txn.put(self, key, value)
             return True
         lack_init(&lack)
@@ -721,6 +751,7 @@ cdef class CoreTransaction:
         cdef int status
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
             too_long(keyspace, key)
+        self.t.deadline = 0
         if n + PyBytes_GET_SIZE(key) > keyspace.max_inline and op == OP_PUT:
             if n > MAX_VALUE:
                 raise ValueError(f"the value has {n} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")
@@ -789,12 +820,15 @@ cdef class CoreTransaction:
         work = list(pairs)
         n = len(work)
         i = 0
+        self.ready(keyspace)              # the iterable may have ended the transaction
+        self.t.deadline = 0
         while i < n:
             # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
             latch_enter(&e.latch)
+            warm(m, keyspace, work, i, n)
             status = OK
             stretch = 0
-            while i < n and stretch < HOLD:
+            while i < n and stretch < keyspace.max_batch:
                 item = list_item(work, i)
                 if not is_plain(item, max_key, max_inline):
                     break
@@ -811,7 +845,7 @@ cdef class CoreTransaction:
                 self.obtain(&lack)
             elif status != OK:
                 raise_lacking(m, status, &lack)
-            elif stretch < HOLD and i < n:
+            elif i < n and not is_plain(list_item(work, i), max_key, max_inline):
                 key, value = work[i]
                 self.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
                 i += 1
@@ -1048,6 +1082,7 @@ cdef class CoreTransaction:
             raise KeyError(f"no keyspace named {name!r}")
         id = get32(PyBytes_AS_STRING(row))
         lack_init(&lack)
+        self.t.deadline = 0
         while True:                   # nobody else may have changes under way in it, and the drop shuts it in the same latch hold
             latch_enter(&self.engine.latch)
             status = self.m.writers_in(self.t, id, &lack.blocker)

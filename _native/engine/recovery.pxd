@@ -1,5 +1,5 @@
 """Recovery, the normal path of opening: analysis, the checkpoint's image, redo through the code that wrote it, undo (law 10)."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from ..base.vfs cimport Vfs
 from ..txn.transaction cimport TxnManager
 
@@ -13,6 +13,10 @@ cdef struct Recovered:
     uint32_t incarnation        # highest ever seen
     uint64_t known_synced
     uint32_t last_crc           # of the last group
+    int64_t analysis_micros     # how long each phase took
+    int64_t redo_micros
+    int64_t settle_micros
+    int64_t undo_micros
     uint64_t read_from          # the log is needed from here on
 
 # GIL held, latch not. Brings `m` (attached to an open store and pool) to the state the log tells. Raises.

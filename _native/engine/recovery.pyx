@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, calloc
 from libc.string cimport memset
 from ..base.coding cimport get32
-from ..base.latch cimport latch_lock, latch_unlock
+from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
 from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, E_CORRUPT, fail, fail_corrupt, raise_status
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
@@ -322,6 +322,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             out.read_from = redo.from_lsn
             make_tree(m, CATALOG)
         # 1. analysis
+        out.analysis_micros = -monotonic_micros()
         status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
         if status == OK:
             with nogil:
@@ -329,6 +330,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         if status != OK:
             raise_status(status)
         log.close()
+        out.analysis_micros += monotonic_micros()
         # 2. undo that was under way at the checkpoint
         t = m.clock.first_writer
         while t != NULL and status == OK:
@@ -346,6 +348,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         if status != OK:
             raise_status(status)
         # 3. redo
+        out.redo_micros = -monotonic_micros()
         log = LogReader.__new__(LogReader)
         status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
         if status == OK:
@@ -355,6 +358,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
                 latch_unlock(m.latch)
         if status != OK:
             raise_status(status)
+        out.redo_micros += monotonic_micros()
         out.end_lsn = log.end_lsn
         out.next_lsn = log.highest_lsn
         out.incarnation = log.max_incarnation
@@ -384,6 +388,7 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
     cdef Record r
     cdef Txn* t
     cdef int status = OK
+    out.undo_micros = -monotonic_micros()
     with nogil:
         latch_lock(m.latch)
         # All aborts are logged before anything is undone, and nothing else is logged before them.
@@ -407,5 +412,6 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
             status = m.collect_slowly()
         m.redoing = False
         latch_unlock(m.latch)
+    out.undo_micros += monotonic_micros()
     if status != OK:
         raise_status(status)

@@ -539,10 +539,11 @@ cdef class TxnManager:
                         return status
                 lsn = self.append(t, op, keyspace, key, klen, value, vlen, flags, blob_number)
             else:
-                lsn = self.log.end_lsn
+                lsn = self.log.end_lsn - 1          # below a savepoint set from now on, whose rollback then leaves the lock alone
         # From here on nothing fails.
         if t != NULL:
             t.writes += 1
+            t.deadline = 0
             t.keyspaces |= <uint64_t>1 << (keyspace & 63)
             if t.last_lsn < lsn:
                 t.last_lsn = lsn
