@@ -67,7 +67,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        return "met" if self.met else f"missed by {abs(self.ratio / self.bound.ratio - 1):.0%}"
+        return "met" if self.met else f"missed by {abs(self.ratio / self.bound.ratio - 1):.1%}"
 
     def __str__(self) -> str:
         return f"{self.ratio:.2f} x {self.reference} ({self.needed}): {self.outcome}"

@@ -67,7 +67,7 @@ class Database(CoreDatabase):
         options: the options it was opened with.
         closed: whether it has been closed.
         recovery: what opening had to do: ``records`` replayed, ``transactions`` among them, ``rolled_back``,
-            ``log_bytes`` read, whether it was ``created``.
+            ``log_bytes`` read, whether it was ``created``, and ``seconds`` of each phase.
     """
 
     options: Options

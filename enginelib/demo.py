@@ -289,10 +289,10 @@ def demonstrate(
 
     began = time.monotonic()
     with open_database(path, create=False) as db:
-        result["recovery"] = {"seconds": time.monotonic() - began, **db.recovery}
+        result["recovery"] = {**db.recovery, "opened_in": time.monotonic() - began}
         say(
             "recover",
-            "opened in {seconds:.3f} s: {records:,} log records replayed".format(**result["recovery"]),
+            "opened in {opened_in:.3f} s: {records:,} log records replayed".format(**result["recovery"]),
         )
 
         verdict = judge(db, work, acknowledged)

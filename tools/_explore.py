@@ -19,7 +19,7 @@ VARIANTS = (("kill", 0), ("power", 1), ("power", 2), ("power", 3), ("lost", 0))
 LIVES = 3  # crash images that one workload goes on from, at most
 AGAIN = 0.35  # share of states that crash again while they recover
 USED = 0.10  # share of states that are worked with afterwards
-READ_ONLY = 0.0
+READ_ONLY = 0.03
 
 
 @dataclass(frozen=True)

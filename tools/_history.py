@@ -7,6 +7,7 @@ commit where in the journal it began and where it was acknowledged.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from enginelib._native.base.faultvfs import FaultVfs
@@ -102,7 +103,7 @@ def content(db: CoreDatabase) -> State:
     for name, _id, _backend in txn.catalog_rows():
         rows = list(txn.scan(db.core_keyspace(CoreKeyspace, name, False)))
         state[name] = dict(rows)
-        if len(state[name]) != len(rows) or any(a[0] >= b[0] for a, b in zip(rows, rows[1:], strict=False)):
+        if len(state[name]) != len(rows) or any(a[0] >= b[0] for a, b in itertools.pairwise(rows)):
             raise Finding(f"keyspace {name!r}: keys out of order or twice")
     txn.abort()
     return state

@@ -3,7 +3,7 @@
 Order (law 6): the frozen pages and the log up to the image's LSN, in either order; then meta, map and directory; sync; superblock; sync; only then blocks and log
 segments are let go of.  A failure before the superblock leaves the older image in force: what was frozen is dirty again.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
 from ..base.status cimport OK
@@ -60,8 +60,8 @@ cdef int take_checkpoint(TxnManager m, Superblock* fields, Checkpoint* c) noexce
 
 cdef int shrink(TxnManager m, Superblock* fields, Checkpoint* c) noexcept nogil:
     cdef uint64_t file_blocks = 0, used = 0, unused = 0, pids = 0, moved = 0
-    cdef int status = OK, i
-    for i in range(SHRINK_ROUNDS):
+    cdef int status = OK, _i
+    for _i in range(SHRINK_ROUNDS):
         m.store.usage(&file_blocks, &used, &unused, &pids)
         if file_blocks < used + used // 20 + SHRINK_FLOOR:
             break

@@ -26,6 +26,8 @@ cdef class CoreCursor:
     cdef uint64_t writes            # of the transaction, when the batch was fetched
     cdef int at
     cdef int count
+    cdef char* place                # last key gone through by a fetch that has found nothing yet,
+    cdef Py_ssize_t passed          # and its length; -1: none
     cdef PyObject* keys[LARGEST_BATCH]
     cdef PyObject* values[LARGEST_BATCH]
     cdef uint64_t blob_pids[LARGEST_BATCH]       # 0, or a large value to be fetched: values[i] is NULL, its length in blob_lengths

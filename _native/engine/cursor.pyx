@@ -6,17 +6,18 @@ A change made by the transaction itself sends the cursor back to the tree, so th
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from ..base.coding cimport get64, compare_bytes
 from ..base.latch cimport latch_enter, latch_unlock
-from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_NOMEM, E_TXN_CLOSED, fail, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_NOMEM, E_THREAD, E_TXN_CLOSED, fail, raise_status
 from ..index.btree cimport BTree, Path, Cell, SEEK_GE, SEEK_GT, SEEK_LE, SEEK_LT
 from ..index.node cimport node_count, node_prefix, node_suffix, node_value, node_key_copy
 from ..page.pool cimport Frame
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
 from ..txn.versions cimport TXN_ACTIVE
-from .handles cimport CoreTransaction, CoreKeyspace, to_bytes, fetch_blob, raise_lacking
+from .handles cimport CoreTransaction, CoreKeyspace, to_bytes, raise_lacking
 
 cdef extern from "Python.h":
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) noexcept
@@ -69,6 +70,7 @@ cdef class CoreCursor:
 
     def __dealloc__(self):
         self.discard()
+        free(self.place)
 
     def __iter__(self):
         return self
@@ -114,7 +116,7 @@ cdef class CoreCursor:
             drop(key)
             return one
         if pid:
-            one = fetch_blob(self.txn.engine, pid, length)
+            one = self.txn.large(pid, length)
             pair = (<object>key, one) if self.keys_wanted else one
             drop(key)
             return pair
@@ -138,8 +140,15 @@ cdef class CoreCursor:
         self.txn.ready(self.keyspace)
         lack_init(&lack)
         self.at = self.count = 0
+        self.passed = -1
         while True:
             latch_enter(m.latch)
+            status = self.txn.still()
+            if status == OK and self.count:
+                status = fail(E_THREAD, b"another thread reads from this scan: give each thread a scan of its own")
+            if status != OK:
+                latch_unlock(m.latch)
+                raise_lacking(m, status, &lack)
             status = m.check(self.txn.t, False)
             if status == OK:
                 status = m.readable(self.txn.t, self.keyspace.id)
@@ -165,6 +174,8 @@ cdef class CoreCursor:
         return self.count
 
     cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept:
+        if self.passed >= 0:
+            return tree.seek(self.place, self.passed, SEEK_LT if self.reverse else SEEK_GT, path, &lack.need)
         if self.last is not None:
             return tree.seek(PyBytes_AS_STRING(self.last), PyBytes_GET_SIZE(self.last), SEEK_LT if self.reverse else SEEK_GT, path, &lack.need)
         if self.reverse:
@@ -267,5 +278,10 @@ cdef class CoreCursor:
                     return OK
             status = tree.prev_leaf(&path, &lack.need) if self.reverse else tree.next_leaf(&path, &lack.need)
             if status != OK:
-                # What has been found already is given out before anything is fetched from the disk.
+                # What has been found already is given out before anything is fetched from the disk. Where nothing was, this leaf is not
+                # gone through again: of a long stretch without a visible record not all pages need to be in memory at once.
+                if status == AGAIN and self.count == 0 and self.place == NULL:
+                    self.place = <char*>malloc(KEY_ROOM)
+                if status == AGAIN and self.count == 0 and n and self.place != NULL:
+                    self.passed = <Py_ssize_t>node_key_copy(page, 0 if self.reverse else n - 1, self.place)
                 return OK if status == AGAIN and self.count else status

@@ -48,6 +48,7 @@ cdef class Engine:
     cdef bint stopping
     cdef bint has_thread
     cdef bint poked
+    cdef bint reaping
     cdef uint64_t poked_lsn
     cdef Condition wake
     cdef pthread_t thread

@@ -5,29 +5,29 @@ Closing: no new operations, those under way end, transactions left open are roll
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport malloc, free
-from libc.string cimport memcpy, memset, strcmp
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
 import os
 from ..base.coding cimport get32
-from ..base.latch cimport (Latch, Condition, latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
+from ..base.latch cimport (latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
                            condition_broadcast, condition_signal, monotonic_micros)
-from ..base.status cimport (OK, ABSENT, AGAIN, E_LOCKED, E_NOT_DATABASE, E_CLOSED, E_CORRUPT, E_NOT_SUPPORTED, E_USAGE, fail, fail_corrupt, raise_status,
-                            error_info)
-from ..base.vfs cimport (Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, KIND_NONE, KIND_FILE, KIND_DIRECTORY)
+from ..base.status cimport OK, ABSENT, AGAIN, E_LOCKED, E_LOG, E_NOT_DATABASE, fail, fail_corrupt, raise_status
+from ..base.status import registered_errors
+from ..base.vfs cimport Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, KIND_NONE, KIND_DIRECTORY
 from ..base.memvfs cimport MemoryVfs
 from ..base.realvfs cimport RealVfs
 from ..index.btree cimport BTree, Path, SEEK_GE, SEEK_GT
 from ..index.node cimport node_key_copy, node_value
-from ..log.record cimport Record, R_NAME, record_encode, RECORD_OVERHEAD
+from ..log.record cimport Record, R_NAME, record_encode
 from ..log.settle cimport settle_tail
-from ..log.writer cimport LogWriter, OS, SYNC
+from ..log.writer cimport LogWriter, SYNC
 from ..page.layout cimport VALUE_GHOST
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
-from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG
+from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_DROPPING, CATALOG
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
-from .checkpoint cimport Checkpoint, take_checkpoint, shrink
+from .checkpoint cimport take_checkpoint, shrink
 from .recovery cimport Recovered, replay, roll_back_losers
 
 cdef extern from "<pthread.h>" nogil:
@@ -186,9 +186,8 @@ cdef class Engine:
                 holder = text[:got].decode("utf-8", "replace").split()
                 pid = int(holder[0]) if holder and holder[0].isdigit() else None
                 host = holder[1] if len(holder) > 1 else None
-                from enginelib.errors import DatabaseLocked
                 whose = "this process" if pid == os.getpid() and host == os.uname().nodename else f"process {pid} on {host}"
-                raise DatabaseLocked(
+                raise registered_errors()["DatabaseLocked"](
                     f"{os.fsdecode(self.directory)} is open for writing in {whose}; gave up after lock_timeout = {timeout} s. "
                     "Close it there, share that handle, or open with read_only=True", pid=pid, host=host)
             with nogil:
@@ -211,7 +210,7 @@ cdef class Engine:
         cdef char* names = NULL
         cdef char* name
         cdef size_t count = 0, i
-        cdef int kind = 0, status
+        cdef int status
         status = self.vfs.list_dir(self.directory, &names, &count)
         if status != OK:
             raise_status(status)
@@ -468,6 +467,8 @@ cdef class Engine:
         status = take_checkpoint(self.txns, &self.fields, &self.checkpoint_state)
         if status == OK and thorough:
             status = shrink(self.txns, &self.fields, &self.checkpoint_state)
+        if status == E_LOG:              # a failed sync of the page file is as final as one of the log (law 7)
+            self.txns.failed = E_LOG
         self.checkpointing = False
         condition_broadcast(&self.changed)
         return status
@@ -482,8 +483,9 @@ cdef class Engine:
         cdef uint32_t i
         cdef int status = OK
         cdef Lack lack
-        if self.txns.dropping == 0:
+        if self.txns.dropping == 0 or self.reaping:
             return OK
+        self.reaping = True              # one thread at a time: the other would find the tree gone under it
         lack_init(&lack)
         for i in range(1, self.txns.next_keyspace):
             if self.txns.trees[i].state != TREE_DROPPING or self.txns.trees[i].drop_ts > clock_horizon(&self.txns.clock):
@@ -496,8 +498,11 @@ cdef class Engine:
                     self.txns.dropping -= 1
                     break
                 if status == AGAIN:
+                    latch_unlock(&self.latch)      # others have their turn between the steps
+                    latch_lock(&self.latch)
                     status = self.txns.secure(NULL, &lack)
             self.txns.settle(&lack)
+        self.reaping = False
         return status
 
     cdef int abort_orphans(self) noexcept nogil:

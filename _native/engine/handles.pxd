@@ -40,6 +40,8 @@ cdef class CoreTransaction:
     cdef object __weakref__
     cdef int ready(self, CoreKeyspace keyspace) except -1
     cdef int idle(self) except -1
+    cdef int still(self) noexcept
+    cdef bytes large(self, uint64_t pid, uint64_t length)
     cdef int obtain(self, Lack* lack) except -1
     cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2
     cdef object finish_now(self)

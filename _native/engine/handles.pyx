@@ -2,24 +2,22 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_CheckExact
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memset, memcpy
 from ..base.coding cimport get32, get64, put32
 from ..base.idmap cimport idmap_get
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
-from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_FORK, E_INTERRUPT, E_INVALID, E_LOG, E_NOMEM, E_READONLY, E_THREAD,
-                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status)
+from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_INTERRUPT, E_INVALID, E_NOMEM, E_READONLY, E_THREAD, E_TXN_CLOSED, E_USAGE, fail,
+                            raise_status)
+from ..base.status import registered_errors
 from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
-from ..log.writer cimport LAZY, OS, SYNC
+from ..log.writer cimport OS, SYNC
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
-from ..txn.clock cimport snapshot_open
-from ..txn.transaction cimport (TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, TREE_LIVE, TREE_DROPPING)
-from ..txn.versions cimport (Txn, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN)
+from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, TREE_DROPPING
+from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED
 from .cursor cimport CoreCursor
-from .engine cimport Engine, fork_counter
+from .engine cimport Engine
 from .recovery cimport make_tree
 
 cdef extern from "Python.h":
@@ -186,7 +184,6 @@ cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_
     cdef Cell cells[MAX_BATCH]
     cdef int statuses[MAX_BATCH]
     cdef Need unused
-    cdef BTree tree
     cdef PyObject* item
     cdef int count = 0
     if keyspace.id >= m.next_keyspace or m.trees[keyspace.id].tree == NULL or (<BTree>m.trees[keyspace.id].tree).streak:
@@ -588,6 +585,22 @@ cdef class CoreTransaction:
             raise_status(fail(E_FORK, b"this transaction belongs to the parent process: open the database again in this one"))
         return 0
 
+    cdef int still(self) noexcept:
+        """GIL and latch held: whether, while the latch was waited for without the GIL, no other thread has taken or ended the transaction."""
+        if self.t == NULL:
+            return fail(E_TXN_CLOSED, b"the transaction has ended")
+        if self.in_use:
+            return fail(E_THREAD, b"another thread is inside an operation of this transaction: give each thread a transaction of its own")
+        return OK
+
+    cdef bytes large(self, uint64_t pid, uint64_t length):
+        """A large value that the snapshot sees."""
+        self.in_use = True
+        try:
+            return fetch_blob(self.engine, pid, length)
+        finally:
+            self.in_use = False
+
     cdef int ready(self, CoreKeyspace keyspace) except -1:
         if self.in_use or self.engine.foreign_process():
             self.idle()
@@ -648,7 +661,9 @@ cdef class CoreTransaction:
         lack_init(&lack)
         while True:
             latch_enter(&e.latch)
-            status = m.check(self.t, False)
+            status = self.still()
+            if status == OK:
+                status = m.check(self.t, False)
             if status == OK:
                 status = m.read(self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
             if status == OK:
@@ -663,7 +678,7 @@ cdef class CoreTransaction:
                     return result
                 if pid == 0:
                     raise MemoryError("no memory for a value")
-                return fetch_blob(e, pid, length)
+                return self.large(pid, length)
             if status == ABSENT:
                 return default
             if status != AGAIN:
@@ -701,7 +716,9 @@ cdef class CoreTransaction:
                 p[i] = PyBytes_AS_STRING(k)
                 n[i] = PyBytes_GET_SIZE(k)
             latch_enter(&e.latch)
-            status = m.check(self.t, False)
+            status = self.still()
+            if status == OK:
+                status = m.check(self.t, False)
             if status == OK:
                 status = m.readable(self.t, keyspace.id)
             if status == OK:
@@ -727,7 +744,7 @@ cdef class CoreTransaction:
                     result.append(<object>raw[i])
                     drop(raw[i])
                 else:
-                    result.append(fetch_blob(e, pids[i], lengths[i]) if pids[i] else None)
+                    result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
             first += count
         return result
 
@@ -751,6 +768,8 @@ cdef class CoreTransaction:
         cdef int status
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
             too_long(keyspace, key)
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         self.t.deadline = 0
         if n + PyBytes_GET_SIZE(key) > keyspace.max_inline and op == OP_PUT:
             if n > MAX_VALUE:
@@ -770,9 +789,12 @@ cdef class CoreTransaction:
             p = reference
             n = BLOB_REF
             flags = VALUE_BLOB
+        self.t.deadline = 0              # each operation has lock_timeout to itself
         while True:
             latch_enter(&e.latch)
-            status = m.write(self.t, op, keyspace.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, flags, number, 0, lack)
+            status = self.still()
+            if status == OK:
+                status = m.write(self.t, op, keyspace.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, flags, number, 0, lack)
             if status == OK:
                 after_writes(e)
             if status != AGAIN and lack.need.pinned:
@@ -807,8 +829,7 @@ cdef class CoreTransaction:
         cdef TxnManager m = self.m
         cdef Lack lack
         cdef int status = OK
-        cdef Py_ssize_t count = 0, i, n
-        cdef bytes k, v
+        cdef Py_ssize_t i, n
         cdef list work
         cdef PyObject* item
         cdef int stretch
@@ -826,9 +847,9 @@ cdef class CoreTransaction:
             # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
             latch_enter(&e.latch)
             warm(m, keyspace, work, i, n)
-            status = OK
+            status = self.still()
             stretch = 0
-            while i < n and stretch < keyspace.max_batch:
+            while status == OK and i < n and stretch < keyspace.max_batch:
                 item = list_item(work, i)
                 if not is_plain(item, max_key, max_inline):
                     break
@@ -891,7 +912,9 @@ cdef class CoreTransaction:
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         latch_enter(&self.engine.latch)
-        status = self.m.check(self.t, False)
+        status = self.still()
+        if status == OK:
+            status = self.m.check(self.t, False)
         if status != OK:
             latch_unlock(&self.engine.latch)
             raise_status(status)
@@ -923,8 +946,10 @@ cdef class CoreTransaction:
             return
         lack_init(&lack)
         latch_enter(&e.latch)
-        status = m.abort(t, &lack)
-        m.settle(&lack)
+        status = self.still()
+        if status == OK:
+            status = m.abort(t, &lack)
+            m.settle(&lack)
         latch_unlock(&e.latch)
         if status == AGAIN:
             self.in_use = True
@@ -953,7 +978,9 @@ cdef class CoreTransaction:
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         latch_enter(&self.engine.latch)
-        status = self.m.check(self.t, False)
+        status = self.still()
+        if status == OK:
+            status = self.m.check(self.t, False)
         if status == OK:
             status = self.m.save(self.t)
         latch_unlock(&self.engine.latch)
@@ -993,14 +1020,19 @@ cdef class CoreTransaction:
 
     def release(self, int depth):
         """Closes savepoint `depth` and those inside it; the changes stay."""
+        cdef int status
         self.idle()
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         if depth < 1 or depth > self.t.depth:
             raise_status(fail(E_TXN_CLOSED, b"the savepoint has been closed"))
         latch_enter(&self.engine.latch)
-        self.t.depth = depth - 1
+        status = self.still()
+        if status == OK and depth <= self.t.depth:
+            self.t.depth = depth - 1
         latch_unlock(&self.engine.latch)
+        if status != OK:
+            raise_status(status)
 
     def __enter__(self):
         return self
@@ -1037,8 +1069,7 @@ cdef class CoreTransaction:
         cdef CoreKeyspace catalog = catalog_of(self.database)
         cdef Lack lack
         if backend != "btree":
-            from enginelib.errors import NotSupported
-            raise NotSupported(f"backend {backend!r} does not exist; backends are: 'btree'")
+            raise registered_errors()["NotSupported"](f"backend {backend!r} does not exist; backends are: 'btree'")
         encoded = encode_name(name)
         lack_init(&lack)
         self.ready(catalog)
@@ -1053,10 +1084,7 @@ cdef class CoreTransaction:
         latch_unlock(&e.latch)
         if status != OK:
             raise_status(status)
-        make_tree(m, id)
-        latch_enter(&e.latch)
-        m.trees[id].created_by = self.t
-        latch_unlock(&e.latch)
+        make_tree(m, id, self.t)
         memset(row, 0, CATALOG_ROW)
         put32(row, id)
         row[4] = BTREE_BACKEND
@@ -1073,7 +1101,6 @@ cdef class CoreTransaction:
 
     def drop_keyspace(self, str name):
         """Drops a keyspace and all that is in it, when this transaction commits."""
-        cdef CoreKeyspace catalog = catalog_of(self.database)
         cdef bytes row = self.catalog_row(name)
         cdef Lack lack
         cdef uint32_t id
@@ -1083,9 +1110,12 @@ cdef class CoreTransaction:
         id = get32(PyBytes_AS_STRING(row))
         lack_init(&lack)
         self.t.deadline = 0
+        self.t.deadline = 0
         while True:                   # nobody else may have changes under way in it, and the drop shuts it in the same latch hold
             latch_enter(&self.engine.latch)
-            status = self.m.writers_in(self.t, id, &lack.blocker)
+            status = self.still()
+            if status == OK:
+                status = self.m.writers_in(self.t, id, &lack)
             if status == OK:
                 key = encode_name(name)
                 status = self.m.write(self.t, OP_DELETE, CATALOG, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), NULL, 0, 0, 0, 0, &lack)

@@ -9,8 +9,8 @@ from ..index.btree cimport BTree, Path, Cell
 from ..page.layout cimport VALUE_GHOST
 from ..txn.clock cimport writer_enter
 from ..txn.transaction cimport (TxnManager, Tree, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING)
-from ..txn.versions cimport (Txn, Version, TXN_ACTIVE, TXN_COMMITTING, TXN_ABORTING, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push,
-                             table_reserve, hash_key, version_key, version_value)
+from ..txn.versions cimport (Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
+                             hash_key, version_key, version_value)
 
 cdef enum:
     META_VERSION = 1            # on disk: never change
@@ -64,6 +64,13 @@ cdef void add_trees(TxnManager m, Buffer* out) noexcept nogil:
             continue
         add(out, i)
         add(out, (<BTree>e.tree).root)
+        if in_flight(e.created_by) and e.created_by.id == 0:
+            # Nothing in the log speaks of it yet: should no record follow, recovery frees it; a record that follows brings it to life.
+            add(out, TREE_DROPPING)
+            add(out, 0)
+            add(out, 0)
+            add(out, 0)
+            continue
         # A drop whose commit record is in the log already is done; a creation likewise.
         add(out, TREE_DROPPING if e.state == TREE_LIVE and e.dropped_by != NULL and not in_flight(e.dropped_by) else e.state)
         add(out, e.created_by.id if in_flight(e.created_by) else 0)
@@ -231,7 +238,9 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
         return fail(E_NOMEM, "no memory for the undo of a transaction in flight")
     for i in range(n):
         starts[i] = r.p
-        take(r); take(r); take(r)
+        take(r)
+        take(r)
+        take(r)
         klen = take(r)
         vlen = take(r)
         take_bytes(r, klen)
@@ -264,11 +273,10 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
 
 cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t checkpoint_lsn, uint64_t* read_from):
     cdef Reader r, ghosts
-    cdef uint64_t i, count, id, root, state, created, dropped, creation, nghosts
+    cdef uint64_t _i, count, id, root, state, created, dropped, creation, nghosts
     cdef BTree tree
     cdef Txn* t
     cdef dict owners = {}
-    cdef dict blobs_of
     cdef int status
     r.p = data
     r.end = data + n
@@ -279,7 +287,7 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
     if read_from[0] > checkpoint_lsn:
         bad_meta(b"the checkpoint's record contradicts the superblock")
     count = take(&r)
-    for i in range(count):
+    for _i in range(count):
         id = take(&r)
         root = take(&r)
         state = take(&r)
@@ -297,20 +305,20 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
         if created or dropped:
             owners[id] = (created, dropped)
     count = take(&r)
-    for i in range(count):
+    for _i in range(count):
         if r.bad:
             break
         m.pool.forget(take(&r))
     nghosts = take(&r)
     ghosts = r
-    for i in range(nghosts):
+    for _i in range(nghosts):
         if r.bad:
             break
         take(&r)
         take_bytes(&r, take(&r))
     count = take(&r)
     by_id = {}
-    for i in range(count):
+    for _i in range(count):
         if r.bad:
             break
         t = m.begin(False, 0, -1, False)
@@ -339,7 +347,7 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
             bad_meta(b"the checkpoint's record names a transaction it does not hold")
         m.trees[id].created_by = <Txn*><size_t>by_id[created] if created else NULL
         m.trees[id].dropped_by = <Txn*><size_t>by_id[dropped] if dropped else NULL
-    for i in range(nghosts):
+    for _i in range(nghosts):
         id = take(&ghosts)
         count = take(&ghosts)
         drop_ghost(m, <uint32_t>id, take_bytes(&ghosts, count), count)

@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from ..base.vfs cimport Vfs
 from ..txn.transaction cimport TxnManager
+from ..txn.versions cimport Txn
 
 cdef struct Recovered:
     uint64_t records            # replayed
@@ -23,5 +24,5 @@ cdef struct Recovered:
 cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out)
 # GIL held, latch not. Makes the losers' aborts part of the log (m.log has been started, unless read-only) and undoes them.
 cdef object roll_back_losers(TxnManager m, Recovered* out)
-# GIL held, latch not. Makes a tree for keyspace `id` with an empty root. Raises.
-cdef object make_tree(TxnManager m, uint32_t id)
+# GIL held, latch not. Makes a tree for keyspace `id` with an empty root; `creator`: the transaction it belongs to until that commits, or NULL. Raises.
+cdef object make_tree(TxnManager m, uint32_t id, Txn* creator)

@@ -7,12 +7,12 @@
 
 Nothing here changes the log's past, and page writes go to free space only, so recovery may be cut off anywhere and run again.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, calloc
 from libc.string cimport memset
 from ..base.coding cimport get32
 from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
-from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, E_CORRUPT, fail, fail_corrupt, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail, fail_corrupt, raise_status
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
 from ..log.reader cimport LogReader
@@ -21,8 +21,8 @@ from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
 from ..txn.clock cimport writer_enter, queue_push
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_NONE, TREE_LIVE
-from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING, TXN_COMMITTING
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_LIVE, TREE_DROPPING
+from ..txn.versions cimport Txn, TXN_ABORTING, TXN_COMMITTING
 from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
 from .meta cimport meta_decode
 
@@ -43,7 +43,7 @@ cdef struct Redo:
     uint64_t from_lsn
 
 
-cdef object make_tree(TxnManager m, uint32_t id):
+cdef object make_tree(TxnManager m, uint32_t id, Txn* creator):
     cdef BTree tree = BTree(m.pool, id, 0)
     cdef Lack lack
     cdef int status
@@ -60,7 +60,8 @@ cdef object make_tree(TxnManager m, uint32_t id):
         if status == OK:
             m.trees[id].tree = <void*>tree
             m.trees[id].state = TREE_LIVE
-            m.trees[id].created_by = m.trees[id].dropped_by = NULL
+            m.trees[id].created_by = creator
+            m.trees[id].dropped_by = NULL
             m.trees[id].creation_lsn = m.trees[id].drop_ts = 0
             if m.next_keyspace <= id:
                 m.next_keyspace = id + 1
@@ -191,7 +192,6 @@ cdef int finish_undo(TxnManager m, Txn* t, uint64_t lsn, bint ends) noexcept nog
 cdef int redo_end(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept nogil:
     cdef Pending** p = &redo.blobs
     cdef Pending* dead
-    cdef int status
     if r.type == R_ROLLBACK:
         return finish_undo(m, t, r.a, False) if t != NULL else OK
     while p[0] != NULL:           # large values begun and never linked
@@ -277,13 +277,18 @@ cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out, uint
                     latch_unlock(m.latch)
                     with gil:
                         try:
-                            make_tree(m, id)
+                            make_tree(m, id, t)
                         except (MemoryError, OSError, ArithmeticError):
                             pass           # told by the missing tree
                     latch_lock(m.latch)
                     if m.trees[id].tree == NULL:
                         return fail(E_NOMEM, "the tree of a keyspace could not be made again")
+                elif m.trees[id].state == TREE_DROPPING and t != NULL and m.trees[id].dropped_by != t:
+                    # Made before the checkpoint by a transaction that had logged nothing then.
+                    m.trees[id].state = TREE_LIVE
                     m.trees[id].created_by = t
+                    m.trees[id].creation_lsn = 0
+                    m.dropping -= 1
             status = redo_change(m, redo, &r, t)
         elif r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK:
             status = redo_end(m, redo, &r, t)
@@ -320,7 +325,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             meta_decode(m, <const uint8_t*>meta, n, redo.from_lsn, &out.read_from)
         else:
             out.read_from = redo.from_lsn
-            make_tree(m, CATALOG)
+            make_tree(m, CATALOG, NULL)
         # 1. analysis
         out.analysis_micros = -monotonic_micros()
         status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)

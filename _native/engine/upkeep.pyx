@@ -1,21 +1,20 @@
 """What people ask of a database besides data: verify, backup, stats, the records of the log.  GIL held on entry; latch not."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 import os
 
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
-from ..base.memvfs cimport MemoryVfs
 from ..base.realvfs cimport RealVfs
-from ..base.status cimport OK, ABSENT, E_INVALID, E_NOMEM, E_NOT_DATABASE, fail, raise_status
-from ..base.vfs cimport Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, VFS_EXCLUSIVE, KIND_NONE, KIND_DIRECTORY
+from ..base.status cimport OK, ABSENT, E_INVALID, fail, raise_status
+from ..base.status import registered_errors
+from ..base.vfs cimport Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, KIND_NONE, KIND_DIRECTORY
 from ..index.btree cimport BTree, check_tree
 from ..log.reader cimport LogReader
 from ..log.record cimport Record, record_tuple
 from ..log.writer cimport SYNC
 from ..page.store cimport store_check
 from ..txn.clock cimport clock_horizon
-from ..txn.transaction cimport TxnManager, TREE_LIVE, TREE_DROPPING, TREE_NONE, CATALOG
+from ..txn.transaction cimport TxnManager, TREE_LIVE, TREE_NONE, CATALOG
 from ..txn.versions cimport Txn, Version, BEFORE_BLOB
 from ..base.coding cimport get64
 from ..txn.versions cimport version_value
@@ -102,19 +101,19 @@ def verify(CoreDatabase db, progress):
     cdef Engine e = db.engine
     cdef TxnManager m = e.txns
     cdef uint32_t i
-    cdef uint64_t before, writes
+    cdef uint64_t before
     cdef list findings = []
     cdef set pids = set()
     names = {}
     with db.core_transaction_plain() as txn:
-        for name, id, backend in txn.catalog_rows():
+        for name, id, _backend in txn.catalog_rows():
             names[id] = name
     counts = {"keyspaces": {}, "log_records": 0}
     before = e.log.end_lsn
     for i in range(m.next_keyspace):
         if m.trees[i].state == TREE_NONE or m.trees[i].tree == NULL:
             continue
-        name = "catalogue" if i == CATALOG else names.get(i, f"(dropping {i})")
+        name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
         if progress is not None:
             progress(f"keyspace {name}")
         result = check_tree(<BTree>m.trees[i].tree, pids, findings, True)
@@ -174,7 +173,7 @@ cdef object copy_log(Engine e, Vfs target, bytes target_dir, uint64_t first, uin
     """Copies segments that hold log bytes in [first, end); what lies at or above `end` is zeros in the copy, so that it ends there."""
     cdef int source_handle = -1, target_handle = -1, status
     cdef int64_t size = 0, at
-    cdef size_t n, got = 0, i
+    cdef size_t got = 0, i
     cdef uint64_t lsn
     cdef char* buffer = <char*>malloc(COPY_PIECE)
     cdef bytes source_path, target_path
@@ -237,8 +236,7 @@ def backup(CoreDatabase db, str path):
     cdef int lock_handle = -1
     cdef int status, kind = 0
     if e.read_only:
-        from enginelib.errors import ReadOnlyError
-        raise ReadOnlyError("a database opened read-only cannot pin an image to copy: back up from the writing process, or copy the closed files")
+        raise registered_errors()["ReadOnlyError"]("a database opened read-only cannot pin an image to copy: back up from the writing process, or copy the closed files")
     if e.in_memory:
         target = RealVfs()
     status = target.kind(directory, &kind)

@@ -16,6 +16,7 @@ from .place cimport (
     Need, Cell, Path, Lack, SeekMode, MAX_LEVELS, MAX_PINS, MAX_BATCH, LACK_NOTHING, LACK_PAGE, LACK_FRAMES, LACK_PIDS,
     SEEK_GE, SEEK_GT, SEEK_LE, SEEK_LT, need_init, need_secure, need_release)
 
+
 @cython.final
 cdef class BTree:                          # BTree(pool, id, root); root 0: call create
     # constant after construction

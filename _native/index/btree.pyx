@@ -11,6 +11,15 @@ from .shape cimport plain, underfull, split_leaf, join, node_assert, EDGE_NONE, 
 from .verify cimport verify_tree
 
 
+cdef inline bint above(const char* leaf, int at, const char* s, size_t n) noexcept nogil:
+    """Whether a suffix is greater than that of slot `at`."""
+    cdef const char* slot = node_slot(leaf, at)
+    cdef uint32_t head = key_head(s, n)
+    if get32(slot) != head:
+        return get32(slot) < head
+    return suffix_compare(s, n, leaf + get16(slot + 4) + LEAF_RECORD, get16(slot + 6)) > 0
+
+
 cdef class BTree:
     def __cinit__(self, Pool pool not None, uint32_t id, uint64_t root=0):
         self.pool = pool
@@ -71,7 +80,6 @@ cdef class BTree:
         cdef uint64_t pids[MAX_BATCH]
         cdef int slots[MAX_BATCH]
         cdef const char* page
-        cdef const char* record
         cdef size_t p
         cdef uint32_t number
         cdef int i, level
@@ -268,23 +276,28 @@ cdef class BTree:
         """Whether the leaf of the last put is this key's too and will neither divide nor seek a neighbour: the path is then that leaf."""
         cdef Frame* f = pool_find(self.core, self.hint)
         cdef const char* page
+        cdef const char* fence
         cdef size_t p, n
-        cdef int at, count, c
-        cdef const char* s
+        cdef int at, count
         if f == NULL:
             return False
         page = f.page
-        if not node_is_leaf(page) or node_keyspace(page) != self.id or not key_in_fences(page, key, klen):
+        if not node_is_leaf(page) or node_keyspace(page) != self.id:
             return False
-        p = node_prefix_len(page)
+        fence = node_prefix(page, &p)
+        if p != 0 and (klen < p or memcmp(key, fence, p) != 0):
+            return False
+        fence = node_upper(page, &n)
+        if fence != NULL and compare_bytes(key + p, klen - p, fence + p, n - p) >= 0:
+            return False
         count = node_count(page)
         path.found = False
         at = count
-        if count > 0:                            # beyond all, most likely
-            s = node_suffix(page, count - 1, &n)
-            c = compare_bytes(s, n, key + p, klen - p)
-            if c >= 0:
-                at = leaf_search(page, key + p, klen - p, &path.found)
+        if count == 0 or not above(page, count - 1, key + p, klen - p):       # beyond all, most likely
+            fence = node_lower(page, &n)
+            if fence != NULL and compare_bytes(key, klen, fence, n) < 0:
+                return False
+            at = leaf_search(page, key + p, klen - p, &path.found)
         if path.found:
             if (not leaf_replace_fits(page, at, vlen)
                     or node_content(page, self.page_size) < underfull(self.page_size) + leaf_record_size(page, at) + SLOT_SIZE):

@@ -55,7 +55,7 @@ cdef void node_compact(char* page, uint32_t page_size) noexcept nogil:
     cdef size_t from_low = get16(page + OFF_HEAP_LOW)
     cdef size_t low = page_size
     cdef size_t n, offset
-    cdef int i
+    cdef int _i
     cdef int count = node_count(page)
     cdef char* slot
     memcpy(old + from_low, page + from_low, page_size - from_low)
@@ -72,7 +72,7 @@ cdef void node_compact(char* page, uint32_t page_size) noexcept nogil:
         memcpy(page + low, old + offset, n)
         set16(page, OFF_UPPER_OFF, low)
     slot = page + PAGE_HEADER
-    for i in range(count):
+    for _i in range(count):
         offset = get16(slot + 4)
         if page[OFF_LEVEL] == 0:
             n = LEAF_RECORD + get16(slot + 6) + (get16(old + offset) & VALUE_LENGTH)

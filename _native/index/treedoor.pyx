@@ -4,13 +4,13 @@ Each method takes the latch, repeats its operation until it has all it needs, an
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport malloc, calloc, free
+from libc.stdlib cimport malloc, realloc, free
 from libc.string cimport memcpy, memset
 
 from ..base.checksum cimport crc32c
 from ..base.coding cimport put64
-from ..base.latch cimport Latch, latch_init, latch_destroy, latch_lock, latch_unlock
-from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, raise_status
+from ..base.latch cimport Latch, latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock
+from ..base.status cimport OK, ABSENT, AGAIN, raise_status
 from ..base.vfs cimport Vfs
 from ..base.memvfs cimport MemoryVfs
 from ..page.layout cimport MAX_PAGE_SIZE
@@ -303,24 +303,24 @@ cdef class BTreeDoor:
         cdef size_t n = len(key)
         cdef Need need
         cdef Cell cell
+        cdef char copy[MAX_PAGE_SIZE]
         cdef int rc
         need_init(&need)
-        result = None
-        latch_lock(&self.latch)
         with nogil:
+            latch_lock(&self.latch)
             rc = self.tree.find(k, n, &cell, &need)
             while rc == AGAIN:
                 self.waits += 1
                 rc = need_secure(self.pool, &need)
                 if rc == OK:
                     rc = self.tree.find(k, n, &cell, &need)
-        if rc == OK:
-            result = (cell.flags, cell.value[:cell.vlen])
-        need_release(self.pool, &need)
-        latch_unlock(&self.latch)
+            if rc == OK:
+                memcpy(copy, cell.value, cell.vlen)
+            need_release(self.pool, &need)
+            latch_unlock(&self.latch)
         if rc > ABSENT:
             raise_status(rc)
-        return result
+        return (cell.flags, copy[:cell.vlen]) if rc == OK else None
 
     def leaf_mark(self, bytes key):
         cdef Need need
@@ -344,28 +344,34 @@ cdef class BTreeDoor:
         cdef Cell cells[MAX_BATCH]
         cdef int statuses[MAX_BATCH]
         cdef int n = len(keys)
+        cdef int i
         cdef Need need
         cdef int rc
+        cdef char* copy
         if n > self.tree.max_batch:
             raise ValueError(f"at most {self.tree.max_batch} keys")
         for i in range(n):
             ks[i] = PyBytes_AS_STRING(keys[i])
             ns[i] = PyBytes_GET_SIZE(keys[i])
+        copy = <char*>malloc(MAX_BATCH * MAX_PAGE_SIZE)
         need_init(&need)
-        latch_lock(&self.latch)
         with nogil:
+            latch_lock(&self.latch)
             rc = self.tree.find_many(ks, ns, n, cells, statuses, &need)
             while rc == AGAIN:
                 self.waits += 1
                 rc = need_secure(self.pool, &need)
                 if rc == OK:
                     rc = self.tree.find_many(ks, ns, n, cells, statuses, &need)
+            for i in range(n if rc == OK else 0):
+                if statuses[i] == OK:
+                    memcpy(copy + i * MAX_PAGE_SIZE, cells[i].value, cells[i].vlen)
+            need_release(self.pool, &need)
+            latch_unlock(&self.latch)
         result = []
-        if rc == OK:
-            for i in range(n):
-                result.append((cells[i].flags, cells[i].value[:cells[i].vlen]) if statuses[i] == OK else None)
-        need_release(self.pool, &need)
-        latch_unlock(&self.latch)
+        for i in range(n if rc == OK else 0):
+            result.append((cells[i].flags, (copy + i * MAX_PAGE_SIZE)[:cells[i].vlen]) if statuses[i] == OK else None)
+        free(copy)
         if rc != OK:
             raise_status(rc)
         return result
@@ -385,26 +391,26 @@ cdef class BTreeDoor:
         cdef size_t n = 0
         cdef Need need
         cdef Path path
+        cdef char copy[MAX_PAGE_SIZE]
         cdef int m = MODES[mode]
         cdef int rc
         if key is not None:
             k = key
             n = len(key)
         need_init(&need)
-        result = None
-        latch_lock(&self.latch)
         with nogil:
+            latch_lock(&self.latch)
             rc = self.do_seek(k, n, m, &path, &need)
-        if rc == OK:
-            result = page_records(path.frames[path.depth - 1].page)[path.slots[path.depth - 1]]
-        need_release(self.pool, &need)
-        latch_unlock(&self.latch)
+            if rc == OK:
+                memcpy(copy, path.frames[path.depth - 1].page, self.tree.page_size)
+            need_release(self.pool, &need)
+            latch_unlock(&self.latch)
         if rc > ABSENT:
             raise_status(rc)
-        return result
+        return page_records(copy)[path.slots[path.depth - 1]] if rc == OK else None
 
-    def scan(self, reverse=False):
-        """All records, leaf by leaf: by the path while all is in memory, after a wait by the key."""
+    def scan(self, reverse=False, burst=1000000):
+        """All records: leaf by leaf along the path for `burst` leaves of a latch hold, after a wait or a burst by the last key."""
         cdef Need need
         cdef Path path
         cdef int rc
@@ -412,28 +418,42 @@ cdef class BTreeDoor:
         cdef size_t n = 0
         cdef bint back = reverse
         cdef int mode = SEEK_LE if back else SEEK_GE
-        need_init(&need)
+        cdef size_t size = self.tree.page_size
+        cdef size_t room = 256
+        cdef size_t many = burst
+        cdef size_t count, i
+        cdef char* copies = <char*>malloc(room * (size + 8))
         out = []
-        latch_lock(&self.latch)
-        with nogil:
-            rc = self.do_seek(k, n, mode, &path, &need)
-        while rc == OK:
-            records = page_records(path.frames[path.depth - 1].page)
-            at = path.slots[path.depth - 1]
-            out.extend(reversed(records[:at + 1]) if back else records[at:])
-            last = out[len(out) - 1][0]
+        need_init(&need)
+        while True:
+            count = 0
             with nogil:
-                rc = self.tree.prev_leaf(&path, &need) if back else self.tree.next_leaf(&path, &need)
-            if rc == AGAIN:
+                latch_lock(&self.latch)
+                rc = self.do_seek(k, n, mode, &path, &need)
+                while rc == OK and count < many:
+                    if count == room:
+                        room *= 2
+                        copies = <char*>realloc(copies, room * (size + 8))
+                    memcpy(copies + count * (size + 8), path.frames[path.depth - 1].page, size)
+                    memcpy(copies + count * (size + 8) + size, &path.slots[path.depth - 1], sizeof(int))
+                    count += 1
+                    rc = self.tree.prev_leaf(&path, &need) if back else self.tree.next_leaf(&path, &need)
+                if rc == AGAIN:
+                    rc = need_secure(self.pool, &need)
+                need_release(self.pool, &need)
+                latch_unlock(&self.latch)
+            for i in range(count):
+                records = page_records(copies + i * (size + 8))
+                at = (<int*>(copies + i * (size + 8) + size))[0]
+                out.extend(reversed(records[:at + 1]) if back else records[at:])
+            if rc != OK:
+                break
+            if count:
+                last = out[len(out) - 1][0]
                 k = last
                 n = len(last)
                 mode = SEEK_LT if back else SEEK_GT
-                with nogil:
-                    rc = need_secure(self.pool, &need)
-                    if rc == OK:
-                        rc = self.do_seek(k, n, mode, &path, &need)
-        need_release(self.pool, &need)
-        latch_unlock(&self.latch)
+        free(copies)
         if rc > ABSENT:
             raise_status(rc)
         return out
@@ -443,7 +463,7 @@ cdef class BTreeDoor:
         findings = []
         pids = set()
         report = check_tree(self.tree, pids, findings, read_blobs)
-        latch_lock(&self.latch)
+        latch_enter(&self.latch)
         findings.extend({"what": what} for what in pool_check(self.pool))
         latch_unlock(&self.latch)
         report["pids"] = pids

@@ -10,7 +10,7 @@ from .segment cimport GroupHeader, Listing, SegmentHeader
 cdef struct SegmentEntry:
     uint64_t first_lsn
     int state                    # a HeaderState
-    int64_t size                 # of the file
+    int64_t size                 # of the file; short of header.segment_size only when a power loss took it before any sync
     SegmentHeader header         # when state is HEADER_OK
 
 cdef class LogReader:
@@ -40,7 +40,7 @@ cdef class LogReader:
     cdef SegmentEntry* entries              # ascending, from the segment of start_lsn on
     cdef size_t count
     cdef size_t current
-    cdef size_t successor                   # index of the segment that names this one's end; 0: none
+    cdef size_t successor                   # index of the segment that surely names this one's end (no flag); 0: none
     cdef int handle
     cdef uint8_t* buf                       # holds file bytes [buf_at, buf_at + buf_len)
     cdef size_t cap
@@ -59,4 +59,6 @@ cdef class LogReader:
     cdef int scan(self, uint64_t offset, bint* proof) noexcept nogil
     cdef int next_group(self) noexcept nogil
     cdef int stop(self) noexcept nogil
+    cdef size_t relaxed_successor(self) noexcept nogil
+    cdef int open_segment(self, size_t i) noexcept nogil
     cdef int corrupt(self, uint64_t lsn, const char* what, uint64_t expected, uint64_t found) noexcept nogil

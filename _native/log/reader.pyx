@@ -7,7 +7,7 @@ from ..base.coding cimport get64
 from ..base.checksum cimport crc32c
 from .record cimport record_decode, R_END
 from .segment cimport (
-    DIR_MAX, GROUP_HEADER, HEADER_FOREIGN, HEADER_NEWER, HEADER_OK, HEADER_UNUSED, LSN_UNIT, PATH_ROOM, SEGMENT_HEADER,
+    DIR_MAX, GROUP_HEADER, HEADER_FOREIGN, HEADER_NEWER, HEADER_OK, HEADER_UNUSED, LSN_UNIT, PATH_ROOM, PREV_UNSYNCED, SEGMENT_HEADER,
     GroupHeader, Listing, free_listing, get_group_header, get_segment_header, list_segments, segment_path,
 )
 
@@ -78,6 +78,8 @@ cdef class LogReader:
             above = <uint64_t>self.entries[i].size
             if above < fallback:
                 above = fallback
+            if self.entries[i].state == HEADER_OK and above < self.entries[i].header.segment_size:
+                above = self.entries[i].header.segment_size
             above += self.entries[i].first_lsn
             if above > self.highest_lsn:
                 self.highest_lsn = above
@@ -116,7 +118,10 @@ cdef class LogReader:
             return fail_corrupt(path, 16, b"database id of a log segment", 0, 0)
         if e.state == HEADER_NEWER:
             return fail(E_NEWER, b"The log was written by a newer version of the format")
-        if e.state == HEADER_OK and <uint64_t>e.size != e.header.segment_size:
+        # Where the predecessor was not synced, this file's size need not have been: what is missing then is a torn tail or not,
+        # as the groups tell.
+        if e.state == HEADER_OK and <uint64_t>e.size != e.header.segment_size and (
+                not e.header.flags & PREV_UNSYNCED or <uint64_t>e.size > e.header.segment_size):
             return fail_corrupt(path, e.size, b"size of a log segment", e.header.segment_size, <uint64_t>e.size)
         return OK
 
@@ -126,38 +131,56 @@ cdef class LogReader:
         self.ended = E_CORRUPT
         return fail_corrupt(path, <int64_t>(lsn - self.entries[self.current].first_lsn), what, expected, found)
 
-    cdef int enter(self, size_t i) noexcept nogil:
-        """Goes to the start of segment i, whose header is valid; finds the segment that names it as predecessor."""
-        cdef SegmentEntry* e = &self.entries[i]
-        cdef SegmentEntry* later
+    cdef int open_segment(self, size_t i) noexcept nogil:
+        """From here on fill, group_at and scan look at segment i."""
         cdef char path[PATH_ROOM]
-        cdef size_t j
         cdef int rc
         if self.handle >= 0:
             self.vfs.close(self.handle)
             self.handle = -1
-        segment_path(path, self.dir, e.first_lsn)
+        segment_path(path, self.dir, self.entries[i].first_lsn)
         rc = self.vfs.open(path, VFS_READ, &self.handle)
         if rc != OK:
-            self.ended = rc if rc != ABSENT else fail_corrupt(path, -1, b"log segment", e.first_lsn, 0)
+            self.ended = rc if rc != ABSENT else fail_corrupt(path, -1, b"log segment", self.entries[i].first_lsn, 0)
             return self.ended
         self.current = i
         self.buf_at = 0
         self.buf_len = 0
+        return OK
+
+    cdef int enter(self, size_t i) noexcept nogil:
+        """Goes to the start of segment i, whose header is valid; finds the segment that surely names it as predecessor."""
+        cdef SegmentEntry* e = &self.entries[i]
+        cdef SegmentEntry* later
+        cdef size_t j
+        cdef int rc = self.open_segment(i)
+        if rc != OK:
+            return rc
         self.end_lsn = e.first_lsn + SEGMENT_HEADER
         self.incarnation = e.header.incarnation
         self.promised = 0
-        if e.header.prev_end > self.known_synced:
+        if not e.header.flags & PREV_UNSYNCED and e.header.prev_end > self.known_synced:
             self.known_synced = e.header.prev_end
         self.successor = 0
         for j in range(i + 1, self.count):
             later = &self.entries[j]
-            if (later.state == HEADER_OK and later.header.prev_end >= self.end_lsn
+            if (later.state == HEADER_OK and not later.header.flags & PREV_UNSYNCED and later.header.prev_end >= self.end_lsn
                     and later.header.prev_end <= e.first_lsn + e.header.segment_size
                     and later.header.incarnation >= e.header.incarnation):
                 self.successor = j
                 break
         return OK
+
+    cdef size_t relaxed_successor(self) noexcept nogil:
+        """The segment with a flagged header that names exactly where the chain has come to; 0: there is none."""
+        cdef SegmentHeader* h
+        cdef size_t j
+        for j in range(self.current + 1, self.count):
+            h = &self.entries[j].header
+            if (self.entries[j].state == HEADER_OK and h.flags & PREV_UNSYNCED and h.prev_end == self.end_lsn
+                    and h.prev_crc == self.last_crc and h.incarnation == self.incarnation):
+                return j
+        return 0
 
     cdef int fill(self, uint64_t offset, size_t n, bint* there) noexcept nogil:
         """Brings file bytes [offset, offset + n) into the buffer. there: False when the file ends before."""
@@ -217,18 +240,25 @@ cdef class LogReader:
         cdef SegmentEntry* e = &self.entries[self.current]
         cdef uint64_t bound
         cdef uint64_t offset
+        cdef size_t following
         cdef GroupHeader h
         cdef bint whole = False
         cdef int rc
         if self.end_lsn >= self.limit_lsn:
             return ABSENT
-        while self.successor != 0:
-            bound = self.entries[self.successor].header.prev_end
-            if self.end_lsn < bound:
+        while True:
+            following = self.successor
+            if following != 0:
+                bound = self.entries[following].header.prev_end
+                if self.end_lsn > bound or (self.end_lsn == bound and self.entries[following].header.prev_crc != self.last_crc):
+                    return self.corrupt(bound, b"end of a log segment", self.entries[following].header.prev_crc, self.last_crc)
+                if self.end_lsn < bound:
+                    following = 0
+            if following == 0:
+                following = self.relaxed_successor()
+            if following == 0:
                 break
-            if self.end_lsn > bound or self.entries[self.successor].header.prev_crc != self.last_crc:
-                return self.corrupt(bound, b"end of a log segment", self.entries[self.successor].header.prev_crc, self.last_crc)
-            rc = self.enter(self.successor)
+            rc = self.enter(following)
             if rc != OK:
                 return rc
             e = &self.entries[self.current]
@@ -273,8 +303,6 @@ cdef class LogReader:
     cdef int stop(self) noexcept nogil:
         """Nothing follows at end_lsn. ABSENT when that is the log's end; E_CORRUPT when there is proof that it went on."""
         cdef SegmentEntry* e = &self.entries[self.current]
-        cdef char path[PATH_ROOM]
-        cdef GroupHeader h
         cdef bint proof = False
         cdef bint promise_kept = self.promised == 0
         cdef size_t here = self.current
@@ -287,35 +315,30 @@ cdef class LogReader:
         if at < self.start_lsn or at < self.known_synced:
             return self.corrupt(at, b"log group (the log was synced beyond)",
                                 self.start_lsn if self.start_lsn > self.known_synced else self.known_synced, at)
+        for j in range(here + 1, self.count):
+            if self.entries[j].state == HEADER_OK and not self.entries[j].header.flags & PREV_UNSYNCED:
+                return self.corrupt(at, b"log segment that ends where a later one begins",
+                                    self.entries[j].header.prev_end, at)
         rc = self.scan(at - e.first_lsn + 1, &proof)
         if rc != OK:
             return rc
-        if proof:
-            return self.corrupt(at, b"log group (a later group proves that it was synced)", self.known_synced, at)
         for j in range(here + 1, self.count):
+            if proof:
+                break
             if self.entries[j].first_lsn == self.promised:
                 promise_kept = True
-            if self.entries[j].state == HEADER_OK:
-                return self.corrupt(at, b"log segment that ends where a later one begins",
-                                    self.entries[j].header.prev_end, at)
-            # Unused, or damaged? A header is synced before the first group is written.
-            segment_path(path, self.dir, self.entries[j].first_lsn)
-            self.vfs.close(self.handle)
-            self.handle = -1
-            rc = self.vfs.open(path, VFS_READ, &self.handle)
-            if rc != OK:
-                return rc if rc != ABSENT else fail_corrupt(path, -1, b"log segment", self.entries[j].first_lsn, 0)
-            self.buf_len = 0
-            self.current = j
-            rc = self.group_at(SEGMENT_HEADER, &h, &proof)
+            # Never begun, not durable, dead, or damaged? Only what knew of syncs beyond the stop can tell.
+            rc = self.open_segment(j)
+            if rc == OK:
+                rc = self.scan(SEGMENT_HEADER, &proof)
             if rc != OK:
                 return rc
-            if proof and h.incarnation >= self.incarnation:
-                return self.corrupt(self.entries[j].first_lsn, b"log segment header (its first group is whole)",
+            if proof and self.entries[j].state != HEADER_OK and self.known_synced > self.entries[j].first_lsn:
+                return self.corrupt(self.entries[j].first_lsn, b"log segment header (a group behind it proves that it was synced)",
                                     self.entries[j].first_lsn, 0)
-            if proof and h.incarnation > self.max_incarnation:
-                self.max_incarnation = h.incarnation
-            self.current = here
+        self.current = here
+        if proof:
+            return self.corrupt(at, b"log group (a later group proves that it was synced)", self.known_synced, at)
         if not promise_kept:
             return self.corrupt(at, b"log segment (it is missing)", self.promised, 0)
         self.rec = self.rec_end = NULL
@@ -351,6 +374,8 @@ cdef class LogReader:
                     if rc != OK:
                         return rc
                     if whole:
+                        if h.incarnation > self.max_incarnation:
+                            self.max_incarnation = h.incarnation
                         if h.synced_lsn > self.known_synced:
                             self.known_synced = h.synced_lsn
                         if h.synced_lsn > self.end_lsn:

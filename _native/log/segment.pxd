@@ -11,6 +11,9 @@ cdef enum:                       # on disk: never change
     LSN_UNIT = 512               # a segment's first LSN and its size are multiples of this
     FORMAT_VERSION = 1
 
+cdef enum HeaderFlag:            # on disk: never change
+    PREV_UNSYNCED = 1            # written before its predecessor was synced: proves nothing about it
+
 cdef enum:
     PATH_ROOM = 4200
     DIR_MAX = 4096
@@ -25,6 +28,7 @@ cdef struct SegmentHeader:
     uint64_t prev_end            # where the predecessor ends (0: there is none)
     uint32_t prev_crc            # checksum of the last group before prev_end
     uint64_t segment_size
+    uint32_t flags
 
 cdef struct GroupHeader:
     uint32_t crc

@@ -19,6 +19,7 @@ cdef void put_segment_header(uint8_t* out, const SegmentHeader* h) noexcept nogi
     put64(out + 40, h.prev_end)
     put32(out + 48, h.prev_crc)
     put32(out + 52, <uint32_t>(h.segment_size // LSN_UNIT))
+    put32(out + 56, h.flags)
     put32(out + 60, crc32c(0, out, 60))
 
 
@@ -34,7 +35,8 @@ cdef int get_segment_header(const uint8_t* p, uint64_t named, const uint8_t* dat
     h.segment_size = <uint64_t>get32(p + 52) * LSN_UNIT
     if h.first_lsn != named:
         return HEADER_UNUSED
-    if h.version > FORMAT_VERSION:
+    h.flags = get32(p + 56)
+    if h.version > FORMAT_VERSION or h.flags & ~<uint32_t>PREV_UNSYNCED:
         return HEADER_NEWER
     if h.segment_size < MIN_SEGMENT or h.prev_end > h.first_lsn:
         return HEADER_UNUSED

@@ -3,8 +3,10 @@ from libc.stdint cimport uint8_t, int64_t
 from libc.stdlib cimport malloc, free
 from libc.string cimport memset
 from ..base.status cimport OK, ABSENT, E_NOMEM, fail, fail_corrupt
-from ..base.vfs cimport VFS_WRITE
-from .segment cimport SEGMENT_HEADER, PATH_ROOM, Listing, list_segments, free_listing, segment_path
+from ..base.vfs cimport VFS_READ, VFS_WRITE
+from .segment cimport (
+    HEADER_OK, PATH_ROOM, SEGMENT_HEADER, Listing, SegmentHeader, free_listing, get_segment_header, list_segments, segment_path,
+)
 
 cdef enum:
     PIECE = 1 << 20
@@ -29,7 +31,7 @@ cdef int rewrite(Vfs vfs, int handle, uint8_t* buf, uint64_t from_, uint64_t to)
     return OK
 
 
-cdef int settle_file(Vfs vfs, const char* path, uint64_t first_lsn, uint64_t end_lsn, uint64_t known_synced) noexcept nogil:
+cdef int settle_file(Vfs vfs, const char* path, uint64_t first_lsn, uint64_t end_lsn, uint64_t known_synced, bint last) noexcept nogil:
     cdef uint8_t* buf
     cdef int handle = -1
     cdef int64_t size = 0
@@ -45,9 +47,11 @@ cdef int settle_file(Vfs vfs, const char* path, uint64_t first_lsn, uint64_t end
     rc = vfs.open(path, VFS_WRITE, &handle)
     if rc == OK:
         rc = vfs.size(handle, &size)
+        if end > <uint64_t>size and not last:
+            end = <uint64_t>size                # a dead segment names an end that was never reached
         if rc == OK:
             rc = rewrite(vfs, handle, buf, from_, end)
-        if rc == OK and end < <uint64_t>size:
+        if rc == OK and last and end < <uint64_t>size:
             cut = CUT if <uint64_t>size - end > CUT else <size_t>(<uint64_t>size - end)
             memset(buf, 0, cut)
             rc = vfs.write(handle, buf, cut, <int64_t>end)
@@ -58,10 +62,37 @@ cdef int settle_file(Vfs vfs, const char* path, uint64_t first_lsn, uint64_t end
     return rc
 
 
+cdef int named_end(Vfs vfs, const char* dir, const Listing* l, size_t i, size_t last, uint64_t* end) noexcept nogil:
+    """The highest end that a later header, up to that of segment `last`, names in segment i; 0: none does. Dead headers may
+    name too much, which costs a needless rewriting at most."""
+    cdef char path[PATH_ROOM]
+    cdef uint8_t head[SEGMENT_HEADER]
+    cdef SegmentHeader h
+    cdef size_t j, got
+    cdef int handle = -1
+    cdef int rc
+    end[0] = 0
+    for j in range(i + 1, last + 1):
+        segment_path(path, dir, l.segments[j])
+        rc = vfs.open(path, VFS_READ, &handle)
+        if rc != OK:
+            return rc
+        got = 0
+        rc = vfs.read(handle, head, SEGMENT_HEADER, 0, &got)
+        vfs.close(handle)
+        if rc != OK:
+            return rc
+        if (got == SEGMENT_HEADER and get_segment_header(head, l.segments[j], NULL, &h) == HEADER_OK
+                and l.segments[i] < h.prev_end <= l.segments[i + 1] and h.prev_end > end[0]):
+            end[0] = h.prev_end
+    return OK
+
+
 cdef int settle_tail(Vfs vfs, const char* dir, uint64_t end_lsn, uint64_t known_synced) noexcept nogil:
     cdef Listing l
     cdef char path[PATH_ROOM]
-    cdef size_t i
+    cdef size_t i, last
+    cdef uint64_t end = 0
     cdef int rc = list_segments(vfs, dir, &l)
     if rc != OK:
         return rc
@@ -71,8 +102,18 @@ cdef int settle_tail(Vfs vfs, const char* dir, uint64_t end_lsn, uint64_t known_
     if i == 0:
         free_listing(&l)
         return OK if end_lsn == 0 else fail_corrupt(dir, -1, b"log segment to settle", end_lsn, 0)
-    segment_path(path, dir, l.segments[i - 1])
-    rc = settle_file(vfs, path, l.segments[i - 1], end_lsn, known_synced)
+    last = i - 1
+    # Segments ended by a relaxed switch may not have been synced any more than the last one. Oldest first.
+    for i in range(last):
+        if rc != OK or l.segments[i + 1] <= known_synced:
+            continue
+        rc = named_end(vfs, dir, &l, i, last, &end)
+        segment_path(path, dir, l.segments[i])
+        if rc == OK and end > known_synced:
+            rc = settle_file(vfs, path, l.segments[i], end, known_synced, False)
+    if rc == OK:
+        segment_path(path, dir, l.segments[last])
+        rc = settle_file(vfs, path, l.segments[last], end_lsn, known_synced, True)
     free_listing(&l)
     if rc == ABSENT:
         rc = fail_corrupt(path, -1, b"log segment to settle", end_lsn, 0)

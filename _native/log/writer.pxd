@@ -23,6 +23,7 @@ cdef enum:
     MAX_RESERVE = 4 << 20        # most that one reserve() may ask for
     DEFAULT_SEGMENT = 16 << 20
     DEFAULT_BUFFER = 1 << 20
+    MAX_PENDING = 64             # segments ended and not yet synced
 
 cdef enum WaitKind:
     W_OS = 0                     # written_lsn to reach lsn, or the right to write
@@ -78,11 +79,12 @@ cdef class LogWriter:
     cdef uint64_t append_put(self, uint64_t txn, uint32_t ks, const char* key, size_t klen, const char* value, size_t vlen) noexcept nogil
     cdef uint64_t append_delete(self, uint64_t txn, uint32_t ks, const char* key, size_t klen) noexcept nogil
     # latch (may wait). Returns OK once all below `lsn` is written (OS) or synced (SYNC). Concurrent callers share one write and
-    # one sync. E_LOG when the log has failed (the caller's commit is then of unknown outcome).
+    # one sync. The level last wanted, LAZY included, decides how segments are switched and prepared: below SYNC without syncs. E_LOG when the log has failed (the caller's commit is then of unknown outcome).
     cdef int flush(self, uint64_t lsn, int level) noexcept nogil
     # latch (may wait). Drops or recycles segments wholly below `lsn`, which nobody needs any more.
     cdef int release_below(self, uint64_t lsn) noexcept nogil
-    # latch (may wait). For the background thread: prepares the next segment when the current one is past half.
+    # latch (may wait). For the background thread: prepares the next segment when the current one is past half; past a quarter
+    # while nobody wants syncs, for such a load fills it faster than a disk writes.
     cdef int prepare_ahead(self) noexcept nogil
     # No latch, no other thread inside. Writes nothing: flush first.
     cdef void close(self) noexcept nogil
@@ -112,7 +114,7 @@ cdef class LogWriter:
     cdef Waiter* waiters                    # first come first
     cdef Waiter** waiters_end
     cdef int failed_errno
-    cdef char failed_text[256]
+    cdef char failed_text[232]
     # private, by who writes (writing or switching is set, or the latch is held and neither is)
     cdef int handle
     cdef uint32_t last_crc
@@ -132,7 +134,17 @@ cdef class LogWriter:
     cdef int grow(self, size_t cap) noexcept nogil
     cdef int switch_segment(self) noexcept nogil
     cdef int prepare(self) noexcept nogil
-    cdef int make_segment(self, uint64_t first, const SegmentHeader* header, const char* donor, int* handle, bint* final, bint* donor_gone) noexcept nogil
+    cdef int make_segment(self, uint64_t first, const SegmentHeader* header, const char* donor, int* handle, bint* final, bint* donor_gone,
+                          bint durable) noexcept nogil
     cdef int new_file(self, const char* path, int* handle, bint* final) noexcept nogil
     cdef int add_segment(self, uint64_t first) noexcept nogil
     cdef int clear_leftovers(self, Vfs vfs, uint64_t first_lsn) noexcept nogil
+    cdef bint lax                           # latch: the last flush() wanted less than SYNC
+    cdef bint next_unsynced                 # latch: the next segment's bytes and name were made without a sync
+    cdef bint dir_pending                   # latch: so was the name of a segment in use
+    cdef int pending_count                  # ended segments not yet synced, oldest first; changed by who syncs or switches
+    cdef int* pending                       # MAX_PENDING of them
+    cdef int flush_to(self, uint64_t lsn, int level) noexcept nogil
+    cdef int sync_older(self, bint names) noexcept nogil
+    cdef int switch_strictly(self, SegmentHeader* h, uint8_t* group, size_t n, int old, int new, bint new_unsynced, bint names) noexcept nogil
+    cdef int switch_relaxed(self, SegmentHeader* h, uint8_t* group, size_t n, int old, int new) noexcept nogil

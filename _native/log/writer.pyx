@@ -8,12 +8,12 @@ from libc.string cimport memcpy, memmove, memset, strdup, strlen
 from ..base.status cimport (
     OK, ABSENT, AGAIN, E_FULL, E_INVALID, E_LOG, E_NOMEM, E_TOO_LARGE, ErrorInfo, error_info, fail, fail_n,
 )
-from ..base.coding cimport put_varint
+from ..base.coding cimport get64, put_varint
 from ..base.latch cimport condition_destroy, condition_init, condition_signal, condition_wait, latch_lock, latch_unlock
 from ..base.vfs cimport VFS_CREATE, VFS_TAIL, VFS_WRITE
 from .record cimport R_DELETE, R_END, R_PUT, record_encode
 from .segment cimport (
-    DIR_MAX, FORMAT_VERSION, GROUP_HEADER, LSN_UNIT, MIN_SEGMENT, PATH_ROOM, SEGMENT_HEADER, TAIL_ROOM,
+    DIR_MAX, FORMAT_VERSION, GROUP_HEADER, LSN_UNIT, MIN_SEGMENT, PATH_ROOM, PREV_UNSYNCED, SEGMENT_HEADER, TAIL_ROOM,
     GroupHeader, Listing, free_listing, list_segments, name_path, put_group_header, put_segment_header, seal_group,
     parent_path, segment_path, spare_path,
 )
@@ -151,7 +151,7 @@ cdef class LogWriter:
                 if rc != OK:
                     return rc
             elif self.group_lsn + self.used + GROUP_HEADER + need + TAIL_ROOM <= self.seg_end:
-                rc = self.flush(self.end_lsn, OS)
+                rc = self.flush_to(self.end_lsn, OS)
                 if rc != OK:
                     return rc
             elif self.next_first == 0:
@@ -276,6 +276,10 @@ cdef class LogWriter:
     # --- group commit ----------------------------------------------------------------------------------------------
 
     cdef int flush(self, uint64_t lsn, int level) noexcept nogil:
+        self.lax = level < SYNC
+        return self.flush_to(lsn, level)
+
+    cdef int flush_to(self, uint64_t lsn, int level) noexcept nogil:
         if lsn > self.end_lsn:
             lsn = self.end_lsn
         while True:
@@ -342,16 +346,23 @@ cdef class LogWriter:
     cdef int write_and_sync(self) noexcept nogil:
         """Writes what there is and syncs it. No one is syncing or switching; who writes has what the caller needs behind him."""
         cdef uint64_t target
+        cdef bint names
         cdef int rc = OK
         self.syncing = True
         if not self.writing:
             rc = self.write_group(True)
         if rc == OK:
             target = self.written_lsn
-            self.syncs += 1
+            names = self.dir_pending
+            self.syncs += 1 + self.pending_count
             latch_unlock(self.latch)
-            rc = self.vfs.sync(self.handle)
+            if self.pending_count or names:
+                rc = self.sync_older(names)
+            if rc == OK:
+                rc = self.vfs.sync(self.handle)
             latch_lock(self.latch)
+            self.pending_count = 0       # nobody switches while this thread syncs
+            self.dir_pending = False
             if rc != OK:
                 self.set_failed()
             elif target > self.synced_lsn:
@@ -361,57 +372,126 @@ cdef class LogWriter:
             self.wake()
         return rc
 
+    cdef int sync_older(self, bint names) noexcept nogil:
+        """Syncs the segments ended without a sync, oldest first, and lets go of them; with `names` then the directory. No latch;
+        syncing or switching is set. The caller forgets them (pending_count, dir_pending), whatever is returned."""
+        cdef int i
+        cdef int rc = OK
+        for i in range(self.pending_count):
+            if rc == OK:
+                rc = self.vfs.sync(self.pending[i])
+        for i in range(self.pending_count):
+            self.vfs.close(self.pending[i])
+        if rc == OK and names:
+            rc = self.vfs.sync_dir(self.dir)
+        return rc
+
     cdef int switch_segment(self) noexcept nogil:
-        """Ends the current segment and begins the next, which is ready. Claimed; law 6: the old one is durable, then the new
-        one's header, which names the old one's end, before any group can go into the new one."""
+        """Ends the current segment and begins the next, which is ready. Claimed. Strictly (law 6: the old one is durable, then the
+        new one's header, which names the old one's end, before any group can go into the new one), or, while nobody wants
+        syncs, without any: the header says so, and the next SYNC flush syncs in that order."""
         cdef uint8_t* buf = self.bufs[self.active]
-        cdef uint8_t head[SEGMENT_HEADER]
+        cdef char path[PATH_ROOM]
         cdef SegmentHeader h
         cdef size_t n
         cdef uint64_t lsn = self.group_lsn
-        cdef int64_t offset = <int64_t>(lsn - self.seg_first)
+        cdef uint64_t old_first = self.seg_first
         cdef int old = self.handle
         cdef int new = self.next_handle
+        cdef int slow = -1
+        cdef bint relaxed = self.lax and self.synced_lsn < self.written_lsn and self.pending_count < MAX_PENDING
+        cdef bint new_unsynced = self.next_unsynced
+        cdef bint names = new_unsynced or self.dir_pending
         cdef int rc
-        buf[self.used] = R_END
-        self.used = put_varint(buf + self.used + 1, self.next_first) - buf
+        if not relaxed:
+            buf[self.used] = R_END
+            self.used = put_varint(buf + self.used + 1, self.next_first) - buf
+            self.syncs += 2 + self.pending_count + new_unsynced
         n = self.used
-        self.write_header(buf)
-        self.groups += 1
-        self.syncs += 2
-        self.active ^= 1
+        h.prev_end = lsn
+        if n > GROUP_HEADER:
+            h.prev_end += n
+            self.write_header(buf)
+            self.groups += 1
+            self.active ^= 1
         self.seg_first = self.next_first
         self.seg_end = self.next_first + self.segment_size
         self.next_first = 0
         self.next_handle = -1
+        self.next_unsynced = False
+        self.dir_pending = names and relaxed
         self.begin_group(self.seg_first + SEGMENT_HEADER)
         h.version = FORMAT_VERSION
         h.incarnation = self.incarnation
         memcpy(h.database_id, self.database_id, 16)
         h.first_lsn = self.seg_first
-        h.prev_end = lsn + n
         h.segment_size = self.segment_size
         latch_unlock(self.latch)
-        self.last_crc = seal_group(buf, self.last_crc)
-        rc = self.vfs.write(old, buf, n, offset)
+        if relaxed:
+            # Waiting for its sync takes a handle, not the mapping that write_tail may keep. Opened before the other is closed,
+            # so that no failure of writing back can go unheard between them.
+            segment_path(path, self.dir, old_first)
+            if self.vfs.open(path, VFS_WRITE, &slow) == OK:
+                rc = self.switch_relaxed(&h, buf, n, old, new)
+                self.vfs.close(old)
+                old = slow
+            else:
+                rc = self.switch_relaxed(&h, buf, n, old, new)
+        else:
+            rc = self.switch_strictly(&h, buf, n, old, new, new_unsynced, names)
+            self.vfs.close(old)
+        latch_lock(self.latch)
+        self.handle = new
+        if relaxed:
+            self.pending[self.pending_count] = old
+            self.pending_count += 1
+        else:
+            self.pending_count = 0
+        if rc != OK:
+            self.set_failed()
+        else:
+            self.written_lsn = h.first_lsn + SEGMENT_HEADER
+            if not relaxed:
+                self.synced_lsn = self.written_lsn
+        return E_LOG if self.failed else OK
+
+    cdef int switch_relaxed(self, SegmentHeader* h, uint8_t* group, size_t n, int old, int new) noexcept nogil:
+        """No latch; switching. Two writes."""
+        cdef uint8_t head[SEGMENT_HEADER]
+        cdef int rc = OK
+        if n > GROUP_HEADER:
+            self.last_crc = seal_group(group, self.last_crc)
+            rc = self.vfs.write_tail(old, group, n, <int64_t>(h.prev_end - n - (h.first_lsn - self.segment_size)))
+        if rc == OK:
+            h.prev_crc = self.last_crc
+            h.flags = PREV_UNSYNCED
+            put_segment_header(head, h)
+            rc = self.vfs.write(new, head, SEGMENT_HEADER, 0)
+        return rc
+
+    cdef int switch_strictly(self, SegmentHeader* h, uint8_t* group, size_t n, int old, int new, bint new_unsynced,
+                             bint names) noexcept nogil:
+        """No latch; switching. What the switches before put off comes first: older segments, names, the new file's bytes
+        (its size above all, which a header without the flag vouches for)."""
+        cdef uint8_t head[SEGMENT_HEADER]
+        cdef int rc = self.sync_older(False)
+        if rc == OK and new_unsynced:
+            rc = self.vfs.sync(new)
+        if rc == OK and names:
+            rc = self.vfs.sync_dir(self.dir)
+        if rc == OK:
+            self.last_crc = seal_group(group, self.last_crc)
+            rc = self.vfs.write(old, group, n, <int64_t>(h.prev_end - n - (h.first_lsn - self.segment_size)))
         if rc == OK:
             rc = self.vfs.sync(old)
         if rc == OK:
             h.prev_crc = self.last_crc
-            put_segment_header(head, &h)
+            h.flags = 0
+            put_segment_header(head, h)
             rc = self.vfs.write(new, head, SEGMENT_HEADER, 0)
         if rc == OK:
             rc = self.vfs.sync(new)
-        latch_lock(self.latch)
-        self.handle = new
-        if rc != OK:
-            self.set_failed()
-        else:
-            self.written_lsn = self.synced_lsn = h.first_lsn + SEGMENT_HEADER
-        latch_unlock(self.latch)
-        self.vfs.close(old)
-        latch_lock(self.latch)
-        return E_LOG if self.failed else OK
+        return rc
 
     # --- segment files ---------------------------------------------------------------------------------------------
 
@@ -447,7 +527,8 @@ cdef class LogWriter:
         self.zeros = <uint8_t*>calloc(1, ZERO_PIECE)
         self.bufs[0] = <uint8_t*>malloc(self.cap)
         self.bufs[1] = <uint8_t*>malloc(self.cap)
-        if self.dir == NULL or self.zeros == NULL or self.bufs[0] == NULL or self.bufs[1] == NULL:
+        self.pending = <int*>malloc(MAX_PENDING * sizeof(int))
+        if self.dir == NULL or self.zeros == NULL or self.bufs[0] == NULL or self.bufs[1] == NULL or self.pending == NULL:
             return fail(E_NOMEM, b"No memory for the log's buffers")
         rc = vfs.mkdir(dir)
         if rc == OK:
@@ -489,7 +570,8 @@ cdef class LogWriter:
         h.prev_end = self.prev_end
         h.prev_crc = self.last_crc
         h.segment_size = segment_size
-        rc = self.make_segment(first_lsn, &h, donor if donor[0] != 0 else NULL, &self.handle, &final, &gone)
+        h.flags = 0
+        rc = self.make_segment(first_lsn, &h, donor if donor[0] != 0 else NULL, &self.handle, &final, &gone, True)
         if rc == OK:
             rc = self.add_segment(first_lsn)
         if rc == OK:
@@ -556,15 +638,18 @@ cdef class LogWriter:
         return rc
 
     cdef int make_segment(self, uint64_t first, const SegmentHeader* header, const char* donor, int* handle, bint* final,
-                          bint* donor_gone) noexcept nogil:
-        """Makes the file of the segment at `first`, out of `donor` if it fits: durable, header and directory entry too.
+                          bint* donor_gone, bint durable) noexcept nogil:
+        """Makes the file of the segment at `first`, out of `donor` if it fits; durable: header and directory entry too.
         final: the failure is of the kind that ends the log. donor_gone: the donor is used up."""
         cdef char path[PATH_ROOM]
         cdef char made[PATH_ROOM]
         cdef uint8_t head[SEGMENT_HEADER + GROUP_HEADER]
+        cdef uint8_t old[SEGMENT_HEADER]
         cdef int64_t size = 0
+        cdef size_t got = 0
         cdef int h = -1
         cdef int rc = ABSENT
+        cdef bint synced = durable
         memset(head, 0, sizeof(head))
         if header != NULL:
             put_segment_header(head, header)
@@ -578,6 +663,11 @@ cdef class LogWriter:
                     self.vfs.close(h)
                     self.vfs.unlink(donor)
                     rc = ABSENT
+                elif rc == OK and not durable:
+                    # A header that names another LSN than the file's name is none (get_segment_header), wiped or not. One that
+                    # names this very LSN (its life ended with the file under that name not yet durable) must be gone first.
+                    rc = self.vfs.read(h, old, SEGMENT_HEADER, 0, &got)
+                    synced = got == SEGMENT_HEADER and get64(old + 32) == first
             if rc == ABSENT:
                 donor_gone[0] = True
         if rc == ABSENT:
@@ -586,7 +676,7 @@ cdef class LogWriter:
         # The header of what the file was before must not be taken for this segment's: it is overwritten before the renaming.
         if rc == OK:
             rc = self.vfs.write(h, head, sizeof(head), 0)
-            if rc == OK:
+            if rc == OK and synced:
                 rc = self.vfs.sync(h)
             if rc != OK and rc != E_FULL:
                 final[0] = True
@@ -599,10 +689,11 @@ cdef class LogWriter:
                 self.vfs.unlink(made)
             return rc
         donor_gone[0] = True
-        rc = self.vfs.sync_dir(self.dir)
-        if rc != OK:
-            final[0] = rc != E_FULL
-            return rc
+        if durable:
+            rc = self.vfs.sync_dir(self.dir)
+            if rc != OK:
+                final[0] = rc != E_FULL
+                return rc
         return self.vfs.open(path, VFS_WRITE | VFS_TAIL, handle)
 
     cdef int prepare(self) noexcept nogil:
@@ -611,6 +702,7 @@ cdef class LogWriter:
         cdef uint64_t first = self.seg_first + self.segment_size
         cdef bint final = False
         cdef bint gone = False
+        cdef bint durable = not self.lax
         cdef int spare = 0
         cdef int h = -1
         cdef int rc
@@ -629,7 +721,7 @@ cdef class LogWriter:
             self.spares &= self.spares - 1
             spare_path(donor, self.dir, spare)
         latch_unlock(self.latch)
-        rc = self.make_segment(first, NULL, donor if donor[0] != 0 else NULL, &h, &final, &gone)
+        rc = self.make_segment(first, NULL, donor if donor[0] != 0 else NULL, &h, &final, &gone, durable)
         latch_lock(self.latch)
         self.preparing = False
         if donor[0] != 0 and not gone:
@@ -638,6 +730,7 @@ cdef class LogWriter:
             self.add_segment(first)
             self.next_first = first
             self.next_handle = h
+            self.next_unsynced = not durable
         elif final:
             rc = self.set_failed()
         self.wake()
@@ -646,7 +739,8 @@ cdef class LogWriter:
     cdef int prepare_ahead(self) noexcept nogil:
         if self.failed:
             return self.log_failed()
-        if self.next_first != 0 or self.preparing or self.end_lsn - self.seg_first < self.segment_size // 2:
+        if (self.next_first != 0 or self.preparing
+                or self.end_lsn - self.seg_first < (self.segment_size // 4 if self.lax else self.segment_size // 2)):
             return OK
         return self.prepare()
 
@@ -695,10 +789,14 @@ cdef class LogWriter:
         return rc
 
     cdef void close(self) noexcept nogil:
+        cdef int i
         if self.handle >= 0:
             self.vfs.close(self.handle)
         if self.next_handle >= 0:
             self.vfs.close(self.next_handle)
+        for i in range(self.pending_count):
+            self.vfs.close(self.pending[i])
+        self.pending_count = 0
         self.handle = self.next_handle = -1
         free(self.dir)
         free(self.zeros)
@@ -706,6 +804,8 @@ cdef class LogWriter:
         free(self.bufs[1])
         free(self.names)
         free(self.segs)
+        free(self.pending)
+        self.pending = NULL
         self.dir = NULL
         self.zeros = self.bufs[0] = self.bufs[1] = self.names = NULL
         self.segs = NULL

@@ -3,7 +3,7 @@
 Bytes read from a file pass layout_unpack and layout_check before anything else looks at them: from then on every offset
 and length in the page may be followed without a test, and every node operation may count on the bounds proved here.
 """
-from libc.string cimport memcpy, memset, memchr, memcmp
+from libc.string cimport memcpy, memset, memchr
 
 from ..base.coding cimport get16, get32, get64, put16, be32, compare_bytes
 

@@ -1,8 +1,6 @@
 """A door for tests: packing, unpacking and checking pages given as bytes."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport malloc, free
-from libc.string cimport memcpy
 
 from .layout cimport layout_check, layout_pack, layout_unpack, layout_max_key, layout_max_inline
 

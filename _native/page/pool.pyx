@@ -1,7 +1,7 @@
 """See pool.pxd for what each method is for and README.md for the life of a frame."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 from ..base.latch cimport condition_broadcast, condition_destroy, condition_init, condition_wait, latch_lock, latch_unlock
 from ..base.status cimport AGAIN, E_CORRUPT, E_NOMEM, E_USAGE, OK, fail, fail_corrupt, fail_n
@@ -246,6 +246,8 @@ cdef class Pool:
         cdef uint64_t seen
         cdef int count, i, rc
         cdef int room = per_batch(self)
+        if n > self.max_frames:
+            return fail_n(E_NOMEM, b"The cache of %lld pages is too small: %lld are needed at once", self.frame_count, n)
         while not self.enough(n, capped):
             count = self.sweep(target, capped, batch, room)
             if self.enough(n, capped):

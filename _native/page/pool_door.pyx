@@ -1,9 +1,8 @@
 """A door for tests: store and pool together, pages being leaves with one record."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from ..base.coding cimport get16, get64, put16, put32, put64
-from ..base.latch cimport latch_lock, latch_unlock
+from ..base.coding cimport get16, put16, put32, put64
+from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport AGAIN, OK, raise_status
 from .layout cimport PAGE_HEADER, PAGE_LEAF
 from .pool cimport FRAME_DETACHED, Frame, Pool, pool_check, pool_find
@@ -253,8 +252,7 @@ cdef class PoolDoor(StoreDoor):
                 "evictions": p.evictions, "dirty_cap": p.dirty_cap}
 
     def pool_check(self):
-        with nogil:
-            latch_lock(&self.latch)
+        latch_enter(&self.latch)
         try:
             return pool_check(self.pool)
         finally:

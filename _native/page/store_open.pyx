@@ -122,7 +122,6 @@ cdef int read_directory(PageStore s) noexcept nogil:
 cdef int opening_create(PageStore s, const char* path, uint32_t page_size, const uint8_t* database_id) noexcept nogil:
     cdef char block[SUPERBLOCK_SIZE]
     cdef int rc, i
-    cdef int64_t size = 0
     cdef size_t got = 0
     cdef Superblock old
     if s.handle >= 0:

@@ -1,5 +1,5 @@
 """See store_super.pxd."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from ..base.checksum cimport crc32c
 from ..base.coding cimport get32, get64, put32, put64

@@ -1,6 +1,5 @@
 """See store_upkeep.pxd."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 from ..base.checksum cimport crc32c

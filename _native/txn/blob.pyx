@@ -1,5 +1,5 @@
 """Large values: see blob.pxd."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport malloc, free
 from libc.string cimport memcpy
 from ..base.checksum cimport crc32c

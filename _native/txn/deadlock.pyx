@@ -1,5 +1,5 @@
 """Row-lock waits: see deadlock.pxd."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 from ..base.latch cimport Latch, condition_wait, condition_signal, monotonic_micros
 from ..base.status cimport OK, E_DEADLOCK, E_TIMEOUT, E_INTERRUPT, fail, fail_n
 from .versions cimport Txn
@@ -21,6 +21,7 @@ cdef void leave_queue(Txn* t) noexcept nogil:
 cdef void wake_waiters(Txn* t) noexcept nogil:
     cdef Txn* w = t.waiters
     cdef Txn* following
+    t.wakes += 1
     t.waiters = NULL
     while w != NULL:
         following = w.wait_next

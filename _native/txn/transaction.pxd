@@ -36,6 +36,7 @@ cdef struct Lack:
     size_t log_bytes            # room in the log
     bint log_ends               # room for the end record of a transaction
     Txn* blocker                # a row lock
+    uint64_t blocker_wakes      # its count when it was met
 
 cdef enum Operation:            # what write() is to do
     OP_PUT = 1
@@ -124,6 +125,6 @@ cdef class TxnManager:
     # --- keyspaces
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil
     cdef int tree_admit(self, uint32_t keyspace) noexcept nogil
-    cdef int writers_in(self, Txn* t, uint32_t keyspace, Txn** blocker) noexcept nogil
+    cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil
 
 cdef void lack_init(Lack* l) noexcept nogil

@@ -4,24 +4,22 @@ Data flow of a write: admission (place in the tree, row lock, memory for the ver
 the log record, the version, the tree: nothing of that can fail (laws 1 and 2).  Of a commit: its record with the next timestamp, the commit queue, a
 flush shared with others, then publication in log order (law 8), then garbage.  Of a rollback: its record first, then undo, newest change first (law 9).
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, realloc, free
-from libc.string cimport memset, memcpy
+from libc.string cimport memset
 from ..base.coding cimport get32, get64
 from ..base.idmap cimport idmap_init, idmap_destroy
-from ..base.latch cimport Latch, condition_init, condition_destroy, wall_micros
+from ..base.latch cimport condition_init, condition_destroy, wall_micros
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
-                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, E_INVALID, fail, fail_n)
-from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD)
-from ..log.writer cimport LogWriter, LAZY, OS, SYNC
+                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n)
+from ..log.record cimport Record, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD
+from ..log.writer cimport LAZY, OS, SYNC
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
-from ..page.pool cimport Pool
-from ..index.btree cimport BTree, Need, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
-from .versions cimport (Txn, Version, Savepoint, VersionTable, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN,
-                        BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push,
-                        table_unlink, table_find, arena_release, hash_key, version_key, version_value, select_version)
-from .clock cimport (Clock, clock_safe_lsn, clock_horizon, snapshot_open, snapshot_close, snapshot_between, writer_enter, writer_leave,
-                     queue_push, queue_pop)
+from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
+from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
+                        BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
+                        arena_release, hash_key, version_key, version_value, select_version)
+from .clock cimport clock_safe_lsn, clock_horizon, snapshot_open, snapshot_close, snapshot_between, writer_enter, writer_leave, queue_push, queue_pop
 from .deadlock cimport wait_for, wake_waiters
 
 cdef extern from *:
@@ -49,6 +47,12 @@ cdef void lack_init(Lack* l) noexcept nogil:
     l.log_bytes = 0
     l.log_ends = False
     l.blocker = NULL
+
+
+cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
+    l.blocker = owner
+    l.blocker_wakes = owner.wakes
+    return AGAIN
 
 
 cdef class TxnManager:
@@ -106,6 +110,7 @@ cdef class TxnManager:
                 return NULL
             condition_init(&t.cond)
         t.handle = True
+        t.wakes += 1
         t.read_only = read_only
         t.durability = durability
         t.lock_timeout = lock_timeout
@@ -394,7 +399,7 @@ cdef class TxnManager:
         self.tree_room = room
         return OK
 
-    cdef int writers_in(self, Txn* t, uint32_t keyspace, Txn** blocker) noexcept nogil:
+    cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil:
         """AGAIN, with one of them, while transactions other than t have uncommitted changes in the keyspace."""
         cdef Txn* w = self.clock.first_writer
         cdef Version* v
@@ -403,8 +408,7 @@ cdef class TxnManager:
                 v = w.newest
                 while v != NULL:
                     if v.keyspace == keyspace and v.linked:
-                        blocker[0] = w
-                        return AGAIN
+                        return must_wait(lack, w)
                     v = v.previous
             w = w.writer_next
         return OK
@@ -471,7 +475,6 @@ cdef class TxnManager:
         cdef Path path
         cdef Cell cell
         cdef uint64_t hash = 0, floor
-        cdef uint32_t row
         cdef uint16_t before = 0
         cdef size_t image
         cdef int status
@@ -486,11 +489,9 @@ cdef class TxnManager:
         if e.state != TREE_LIVE:
             return fail(E_USAGE, "the keyspace has been dropped")
         if e.dropped_by != NULL and e.dropped_by != t:
-            lack.blocker = e.dropped_by
-            return AGAIN
+            return must_wait(lack, e.dropped_by)
         if e.created_by != NULL and e.created_by != t:
-            lack.blocker = e.created_by
-            return AGAIN
+            return must_wait(lack, e.created_by)
         status = (<BTree>e.tree).prepare(key, klen, vlen, &path, &cell, &lack.need)
         if status != OK and status != ABSENT:
             return status
@@ -513,8 +514,7 @@ cdef class TxnManager:
                 elif owner.state == TXN_UNKNOWN:
                     return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
                 else:
-                    lack.blocker = owner
-                    return AGAIN
+                    return must_wait(lack, owner)
         if op == OP_DELETE and not present:
             return ABSENT
         if op == OP_LOCK and not fresh:
@@ -661,6 +661,9 @@ cdef class TxnManager:
         cdef int status
         if blocker != NULL:
             lack.blocker = NULL
+            # The latch was let go since the blocker was met: it may have ended, and its structure may serve another transaction by now.
+            if blocker.wakes != lack.blocker_wakes or blocker.state in (TXN_COMMITTED, TXN_ABORTED, TXN_UNKNOWN):
+                return OK
             status = wait_for(self.latch, t, blocker)
             if status == E_DEADLOCK:
                 self.deadlocks += 1

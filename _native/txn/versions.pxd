@@ -93,6 +93,7 @@ cdef struct Txn:
     int64_t deadline
     Condition cond
     Txn* orphan_next            # handles dropped without commit or abort, queued without the latch
+    uint64_t wakes              # begun anew, or let rows go: who was about to wait for it looks again
 
 cdef struct VersionTable:
     Version** buckets

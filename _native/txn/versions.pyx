@@ -1,5 +1,5 @@
 """The version table: see versions.pxd.  Everything here is under the engine latch."""
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, malloc, free
 from libc.string cimport memcpy
 from ..base.status cimport OK, E_NOMEM, fail

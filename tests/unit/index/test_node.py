@@ -3,11 +3,10 @@ import bisect
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from enginelib._native.index.treedoor import NodeDoor
 from enginelib._native.page.layout_door import check
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 GHOST = 0x8000
 tricky = st.one_of(
@@ -130,7 +129,7 @@ def test_a_replacement_that_needs_the_old_records_bytes_gets_them():
         pass
     room = node.room()[0]
     assert node.put(b"a", b"2" * (900 + room))
-    assert dict((k, v) for k, _, v in node.records())[b"a"] == b"2" * (900 + room)
+    assert {k: v for k, _, v in node.records()}[b"a"] == b"2" * (900 + room)
     assert node.room()[0] == 0
     assert not node.put(b"a", b"3" * (901 + room))
     assert check(node.bytes(), 7) is None

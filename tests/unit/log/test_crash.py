@@ -3,9 +3,9 @@ import errno
 import random
 
 import pytest
-from hypothesis import HealthCheck, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from loghelp import new_log, put, read, reopen, values
 
 OS, SYNC = 1, 2

@@ -1,5 +1,4 @@
 import pytest
-
 from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.log.logdoor import Log, read_log
 from enginelib._native.log.record import encode
@@ -133,7 +132,7 @@ def test_recycled_segments_never_come_back():
             log.release_below(lsns[-1])
         lsns.append(put(log, i, flush=2))
         if i % 10 == 0:
-            first = [n for n in range(i) if lsns[n] >= int(segments(vfs)[0][-20:-4], 16)][0]
+            first = next(n for n in range(i) if lsns[n] >= int(segments(vfs)[0][-20:-4], 16))
             assert values(read(vfs)) == list(range(first, i + 1))
     renames = [c for c in vfs.trace() if c[0] == "rename" and "spare" in c[1]]
     assert len(renames) > 5

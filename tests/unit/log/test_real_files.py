@@ -2,7 +2,6 @@
 import threading
 
 import pytest
-
 from enginelib._native.base.realvfs import RealVfs
 from enginelib._native.log.logdoor import Log, read_log, recover, time_bare
 

@@ -1,7 +1,7 @@
 import pytest
-from hypothesis import given, strategies as st
-
 from enginelib._native.log import record
+from hypothesis import given
+from hypothesis import strategies as st
 
 ROWS = record.table()
 U64 = st.integers(0, 2**64 - 1)

@@ -1,13 +1,13 @@
 """The slotted page: what is packed comes back, and whatever is not a sound page is refused by name."""
 import random
 import struct
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from enginelib._native.index.treedoor import NodeDoor
 from enginelib._native.page.layout_door import check, limits, pack, unpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 LEAF, INNER, GHOST, BLOB = 1, 2, 0x8000, 0x4000
 FIELDS = {
@@ -325,3 +325,15 @@ def test_every_single_changed_byte_is_survived():
         low = field(page, "heap_low")
         for at in [*range(48 + 8 * field(page, "count")), *range(low, 4096)]:
             check(with_bytes(page, at, bytes([page[at] ^ rng.randrange(1, 256)])), field(page, "pid"))
+
+
+def test_the_example_of_the_format_description_is_what_is_written():
+    text = (Path(__file__).parents[3] / "docs" / "format-nodes.md").read_text()
+    lines = text.split("```")[1].split("\n")[1:-1]
+    example = bytes.fromhex("".join(line[6:] for line in lines))
+    node = NodeDoor(8192, 0, b"user:ada", b"user:c", pid=7, next=9, keyspace=3)
+    node.put(b"user:ada", b"1815")
+    node.put(b"user:bob", b"", GHOST)
+    node.put(b"user:al", struct.pack("<QQ", 12, 100000), BLOB)
+    assert pack(node.bytes(), 512) == example + bytes(512 - len(example))
+    assert check(unpack(example, 8192), 7) is None

@@ -345,44 +345,47 @@ def test_threads_that_drop_pages_while_others_write_them_out(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_failure_at_any_call_loses_nothing(number):
-    call = 0
-    while True:
-        vfs = FaultVfs()
-        pool = PoolDoor(vfs, PATH, create=True)
-        pages = fill(pool, 60)
-        pool.checkpoint()
-        vfs.inject(call, number)
-        start = vfs.calls
+    calls = 0
+    while one_failure(calls, number):
+        calls += 1
+    assert calls > 50
 
-        def attempt(action, call=call):
-            try:
-                action()
-                return True
-            except Exception:
-                assert status.last_error()["code"] in (E_IO, E_FULL, 19), call
-                return False
 
-        for pid in list(pages)[::2]:
-            if attempt(lambda pid=pid: pool.put(pid, b"changed")):
-                pages[pid] = b"changed"
-        if attempt(lambda: pool.drop(11)):
-            del pages[11]
-        attempt(pool.checkpoint)
-        for pid in list(pages)[::5]:
-            if attempt(lambda pid=pid: pool.put(pid, b"again")):
-                pages[pid] = b"again"
-        over = vfs.calls - start <= call
-        vfs.clear_injections()
-        assert pool.pool_check() == []
-        assert contents(pool, pages) == pages
-        if attempt(pool.checkpoint):
-            assert pool.check(pages) == []
-            pool.close()
-            pool = PoolDoor(vfs, PATH)
-            assert contents(pool, pages) == pages and pool.check(pages) == []
-        else:
-            assert pool.store.failed
-        if over:
-            break
-        call += 1
-    assert call > 50
+def one_failure(call, number):
+    """False when there were fewer calls than that."""
+    vfs = FaultVfs()
+    pool = PoolDoor(vfs, PATH, create=True)
+    pages = fill(pool, 60)
+    pool.checkpoint()
+    vfs.inject(call, number)
+    start = vfs.calls
+
+    def attempt(action):
+        try:
+            action()
+            return True
+        except Exception:
+            assert status.last_error()["code"] in (E_IO, E_FULL, 19), call
+            return False
+
+    for pid in list(pages)[::2]:
+        if attempt(lambda pid=pid: pool.put(pid, b"changed")):
+            pages[pid] = b"changed"
+    if attempt(lambda: pool.drop(11)):
+        del pages[11]
+    attempt(pool.checkpoint)
+    for pid in list(pages)[::5]:
+        if attempt(lambda pid=pid: pool.put(pid, b"again")):
+            pages[pid] = b"again"
+    over = vfs.calls - start <= call
+    vfs.clear_injections()
+    assert pool.pool_check() == []
+    assert contents(pool, pages) == pages
+    if attempt(pool.checkpoint):
+        assert pool.check(pages) == []
+        pool.close()
+        pool = PoolDoor(vfs, PATH)
+        assert contents(pool, pages) == pages and pool.check(pages) == []
+    else:
+        assert pool.store.failed
+    return not over

@@ -2,7 +2,6 @@
 import threading
 
 import pytest
-
 from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.base.memvfs import MemoryVfs
 from enginelib._native.page.pool_door import PoolDoor
@@ -246,7 +245,7 @@ def test_a_page_written_while_compaction_copies_it_keeps_the_new_content(vfs):
     for name in ("read", "write"):
         store = StoreDoor(vfs, PATH + name, create=True)
         pids = [store.alloc() for _ in range(100)]
-        store.write({pid: b"old" * 200 for pid in pids})
+        store.write(dict.fromkeys(pids, b"old" * 200))
         for pid in pids[:60]:
             store.free(pid)
         store.checkpoint()
@@ -270,7 +269,7 @@ def test_a_page_written_while_compaction_copies_it_keeps_the_new_content(vfs):
 def test_compaction_gives_way_to_a_checkpoint_that_begins(vfs):
     store = StoreDoor(vfs, PATH, create=True)
     pids = [store.alloc() for _ in range(100)]
-    store.write({pid: b"old" * 200 for pid in pids})
+    store.write(dict.fromkeys(pids, b"old" * 200))
     for pid in pids[:60]:
         store.free(pid)
     store.checkpoint()
@@ -286,7 +285,7 @@ def test_compaction_gives_way_to_a_checkpoint_that_begins(vfs):
 def test_the_file_does_not_grow_while_its_end_is_cut_off(vfs):
     store = StoreDoor(vfs, PATH, create=True)
     pids = [store.alloc() for _ in range(100)]
-    store.write({pid: b"old" * 200 for pid in pids})
+    store.write(dict.fromkeys(pids, b"old" * 200))
     store.checkpoint()
     for pid in pids[10:]:
         store.free(pid)
@@ -312,7 +311,7 @@ def test_the_file_does_not_grow_while_its_end_is_cut_off(vfs):
 def test_pages_freed_while_the_free_space_is_being_found_are_free(vfs):
     store = StoreDoor(vfs, PATH, create=True)
     pids = [store.alloc() for _ in range(1000)]
-    store.write({pid: b"old" * 200 for pid in pids})
+    store.write(dict.fromkeys(pids, b"old" * 200))
     store.checkpoint()
     store.close()
     for call in range(5):

@@ -1,4 +1,5 @@
-"""Store and pool against dictionaries: any order of changes, evictions, checkpoints (also failing ones), crashes and compaction."""
+"""Store and pool against dictionaries: any order of changes, evictions, checkpoints (also failing ones), crashes and
+compaction, and other threads that do the same while one reads or writes."""
 import errno
 import random
 
@@ -19,7 +20,8 @@ POLITE = (16, 17, 18, 19)                    # no memory, input/output, full, fa
 
 
 class Pages(RuleBasedStateMachine):
-    """`now` is what the pages hold, `image` what a frozen image must, `durable` what a crash must leave (one of several during publish)."""
+    """`now` is what the pages hold, `image` what a frozen image must, `durable` what a crash must leave (one of several
+    during publish)."""
 
     @initialize(pages=st.integers(0, 80))
     def start(self, pages):

@@ -1,4 +1,5 @@
-"""The page store without faults: what is written is read, images are fixed, blocks are reused when nobody needs them and not before."""
+"""The page store without faults: what is written is read, images are fixed, blocks are reused when nobody needs them,
+and not before."""
 import struct
 import threading
 
@@ -10,7 +11,8 @@ from enginelib._native.page.store_door import StoreDoor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-E_NOMEM, E_IO, E_FULL, E_LOG, E_CORRUPT, E_READONLY, E_INVALID, E_NOT_DATABASE, E_NEWER, E_USAGE = 16, 17, 18, 19, 20, 25, 34, 35, 36, 38
+E_NOMEM, E_IO, E_FULL, E_LOG, E_CORRUPT = range(16, 21)
+E_READONLY, E_INVALID, E_NOT_DATABASE, E_NEWER, E_USAGE = 25, 34, 35, 36, 38
 
 
 def code_of(call, *args, **kwargs):
@@ -63,7 +65,8 @@ def test_pages_survive_a_checkpoint_and_nothing_survives_without(place):
     assert contents(store, pages) == pages
     assert store.meta() == b"roots"
     sb = store.sb()
-    assert [sb[k] for k in ("checkpoint_lsn", "next_commit_ts", "next_txn", "next_keyspace", "incarnation", "epoch")] == [77, 5, 6, 7, 8, 9]
+    fields = ("checkpoint_lsn", "next_commit_ts", "next_txn", "next_keyspace", "incarnation", "epoch")
+    assert [sb[k] for k in fields] == [77, 5, 6, 7, 8, 9]
     assert not any(store.exists(pid) for pid in later)
     assert store.check(pages) == []
 

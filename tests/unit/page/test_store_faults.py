@@ -1,4 +1,4 @@
-"""The page store on a failing medium: crashes anywhere, full disks, input and output errors, damage, files made to hurt."""
+"""The page store on a failing medium: crashes anywhere, full disks, errors, damage, files made to hurt."""
 import errno
 import struct
 
@@ -109,57 +109,61 @@ def test_after_a_crash_anywhere_the_last_published_image_is_there(mode):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("short", [False, True])
 def test_a_failure_at_any_call_leaves_all_as_before(number, short):
-    call = 0
-    while True:
-        vfs = FaultVfs()
-        store = StoreDoor(vfs, PATH, create=True)
-        pages = fill(store, 30)
-        store.checkpoint(b"one")
-        durable = dict(pages)
-        store.close()
-        store = StoreDoor(vfs, PATH)
-        vfs.inject(call, number, short)
-        before = vfs.calls
-        failed = None
-        meta = b"one"
+    calls = 0
+    while one_failure(calls, number, short):
+        calls += 1
+    assert calls > 10
 
-        def attempt(action):
-            nonlocal failed
-            try:
-                action()
-            except Exception:
-                failed = status.last_error()["code"]
-                return False
-            return True
 
-        if attempt(lambda: store.write({3: b"three" * 200, 7: b"seven" * 200})):
-            pages[3], pages[7] = b"three" * 200, b"seven" * 200
-        blob = store.alloc()
-        if attempt(lambda: store.write_blob(blob, b"blob" * 400)):
-            pages[blob] = b"blob" * 400
-        if attempt(lambda: store.checkpoint(b"two")):
-            durable, meta = dict(pages), b"two"
-        attempt(lambda: store.compact())
-        attempt(lambda: store.trim())
-        over = vfs.calls - before <= call
-        vfs.clear_injections()
-        assert failed in (None, E_FULL if number == errno.ENOSPC else E_IO, E_LOG), failed
-        assert contents(store, pages) == pages
-        assert store.check(pages) == []
-        if attempt(lambda: store.checkpoint(b"three")):
-            durable, meta = dict(pages), b"three"
-            allowed = [(durable, meta)]
-        else:                                        # a sync or the superblock failed: final
-            assert failed == E_LOG
-            allowed = [(durable, meta), (dict(pages), b"two")]
-        store.close()
-        store = StoreDoor(vfs, PATH)
-        assert (contents(store, allowed[0][0]), store.meta()) == allowed[0] or (contents(store, pages), store.meta()) in allowed
-        store.close()
-        if over:
-            break
-        call += 1
-    assert call > 10
+def one_failure(call, number, short):
+    """False when there were fewer calls than that."""
+    vfs = FaultVfs()
+    store = StoreDoor(vfs, PATH, create=True)
+    pages = fill(store, 30)
+    store.checkpoint(b"one")
+    durable = dict(pages)
+    store.close()
+    store = StoreDoor(vfs, PATH)
+    vfs.inject(call, number, short)
+    before = vfs.calls
+    failed = None
+    meta = b"one"
+
+    def attempt(action):
+        nonlocal failed
+        try:
+            action()
+        except Exception:
+            failed = status.last_error()["code"]
+            return False
+        return True
+
+    if attempt(lambda: store.write({3: b"three" * 200, 7: b"seven" * 200})):
+        pages[3], pages[7] = b"three" * 200, b"seven" * 200
+    blob = store.alloc()
+    if attempt(lambda: store.write_blob(blob, b"blob" * 400)):
+        pages[blob] = b"blob" * 400
+    if attempt(lambda: store.checkpoint(b"two")):
+        durable, meta = dict(pages), b"two"
+    attempt(lambda: store.compact())
+    attempt(lambda: store.trim())
+    over = vfs.calls - before <= call
+    vfs.clear_injections()
+    assert failed in (None, E_FULL if number == errno.ENOSPC else E_IO, E_LOG), failed
+    assert contents(store, pages) == pages
+    assert store.check(pages) == []
+    if attempt(lambda: store.checkpoint(b"three")):
+        durable, meta = dict(pages), b"three"
+        allowed = [(durable, meta)]
+    else:                                        # a sync or the superblock failed: final
+        assert failed == E_LOG
+        allowed = [(durable, meta), (dict(pages), b"two")]
+    store.close()
+    store = StoreDoor(vfs, PATH)
+    assert (contents(store, allowed[0][0]), store.meta()) == allowed[0] or (
+        contents(store, pages), store.meta()) in allowed
+    store.close()
+    return not over
 
 
 def test_a_full_disk_is_not_final_but_a_failed_sync_is():
@@ -286,13 +290,14 @@ def test_hostile_superblocks_are_refused_or_harmless(offset):
     for value in HOSTILE:
         fmt = "<I" if offset % 8 or (value < 1 << 32 and offset in (8, 80, 112, 144)) else "<Q"
         value = value & 0xFFFFFFFF if fmt == "<I" else value
-        block = data[:4096] if struct.unpack_from("<Q", data, 40)[0] > struct.unpack_from("<Q", data, 4136)[0] else data[4096:8192]
+        newer = struct.unpack_from("<Q", data, 40)[0] > struct.unpack_from("<Q", data, 4136)[0]
+        block = data[:4096] if newer else data[4096:8192]
         bad = reseal(put(block, offset, fmt, value))
         use_everything(with_file(bad + bad + data[8192:]))
 
 
 def hostile_map(change):
-    """A file whose first map page was changed by `change(list of [block, blocks, crc])`, all checksums made right."""
+    """A file whose first map page `change(list of [block, blocks, crc])` has changed, all checksums made right."""
     _vfs, data, _pages = small_file()
     at = 0 if struct.unpack_from("<Q", data, 40)[0] > struct.unpack_from("<Q", data, 4136)[0] else 4096
     block = data[at:at + 4096]
@@ -301,7 +306,7 @@ def hostile_map(change):
     where = struct.unpack_from("<QII", directory, 0)
     entries = [list(e) for e in struct.iter_unpack("<QII", data[where[0] * 512:(where[0] + 8) * 512])]
     change(entries)
-    page = b"".join(struct.pack("<QII", *(v & m for v, m in zip(e, (2**64 - 1, 2**32 - 1, 2**32 - 1), strict=True))) for e in entries)
+    page = b"".join(struct.pack("<QII", e[0], e[1] & 0xFFFFFFFF, e[2]) for e in entries)
     directory = put(directory, 0, "<QII", where[0], 8, crc32c_of(page))
     block = reseal(put(block, 104, "<QII", root[0], root[1], crc32c_of(directory)))
     out = bytearray(data)
