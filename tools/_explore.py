@@ -65,9 +65,7 @@ class Failure:
 class Life:
     """A recorded run: one journal, its driver, the states it went through."""
 
-    def __init__(
-        self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape
-    ) -> None:
+    def __init__(self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape) -> None:
         self.number = life
         self.vfs = vfs
         self.rng = random.Random(f"{seed}/{workload}/{life}")
@@ -170,9 +168,7 @@ class Explorer:
         self.tell(str(place))
         if rng.random() < READ_ONLY and "/db/pages.dat" in image.files():
             self.read_only(life, place, window)
-        self.check(
-            image, window, shape, lambda db, found: self.onward(db, found, image, life, place, window, rng)
-        )
+        self.check(image, window, shape, lambda db, found: self.onward(db, found, image, life, place, window, rng))
 
     def onward(
         self,
@@ -235,9 +231,7 @@ class Explorer:
         expected.setdefault(name, {})[b"after"] = value
         if rng.random() < 0.3:
             db.checkpoint()
-        last = image.crash_image(
-            image.mutations, rng.randrange(1, 100), rng.choice(("lost", "power", "kill"))
-        )
+        last = image.crash_image(image.mutations, rng.randrange(1, 100), rng.choice(("lost", "power", "kill")))
         self.states += 1
         after = h.open_database(last, shape.options)
         try:

@@ -246,9 +246,7 @@ class Faults:
             sort = "".join(c for c in str(error) if not c.isdigit())[:60]
             if sort not in self.sorts:
                 self.sorts.add(sort)
-                calls = [
-                    f"  {c[5]}: {c[0]} {c[1]} at {c[2]} n {c[3]} -> {c[4]}" for c in vfs.trace() if c[4] > 2
-                ][:6]
+                calls = [f"  {c[5]}: {c[0]} {c[1]} at {c[2]} n {c[3]} -> {c[4]}" for c in vfs.trace() if c[4] > 2][:6]
                 what = f"{type(error).__name__}: {error}"
                 self.failures.append(Failure(str(fault), what, [*driver.log[-14:], *calls]))
         finally:

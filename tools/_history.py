@@ -148,9 +148,7 @@ def brief(value: bytes | None) -> str:
 
 def open_database(vfs: FaultVfs, options: dict[str, int], **more: object) -> CoreDatabase:
     """Opens the database in its own, deterministic way: no background thread, no waiting."""
-    return CoreDatabase(
-        DATABASE, vfs=vfs, background=False, lock_timeout=0.0, lazy_interval=0.1, **options, **more
-    )
+    return CoreDatabase(DATABASE, vfs=vfs, background=False, lock_timeout=0.0, lazy_interval=0.1, **options, **more)
 
 
 def check_verify(db: CoreDatabase) -> None:

@@ -155,9 +155,8 @@ class Driver:
     def upkeep(self) -> None:
         """Checkpoints and the like."""
         assert self.db is not None
-        what = self.rng.choices(
-            ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync"), (3, 4, 2, 2, 3, 1)
-        )[0]
+        kinds = ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync")
+        (what,) = self.rng.choices(kinds, (3, 4, 2, 2, 3, 1))
         self.note(what)
         if what == "checkpoint":
             self.db.checkpoint()
@@ -178,14 +177,10 @@ class Driver:
         txn, state = self.readers.pop(0)
         for name, id, _ in txn.catalog_rows():
             rows = (
-                dict(txn.scan(self.db.core_keyspace(CoreKeyspace, name, False)))
-                if self.names.get(name) == id
-                else None
+                dict(txn.scan(self.db.core_keyspace(CoreKeyspace, name, False))) if self.names.get(name) == id else None
             )
             if rows is not None and rows != state.get(name):
-                raise Finding(
-                    f"a snapshot changed: {h.difference({name: state.get(name, {})}, {name: rows})}"
-                )
+                raise Finding(f"a snapshot changed: {h.difference({name: state.get(name, {})}, {name: rows})}")
         txn.abort()
 
     def end(self, one: Open) -> None:
@@ -208,9 +203,7 @@ class Driver:
             one.txn.commit()
             return
         names, data = self.applied(one)
-        commit = epoch.began(
-            self.vfs.mutations, one.durability, {name: data[id] for name, id in names.items()}
-        )
+        commit = epoch.began(self.vfs.mutations, one.durability, {name: data[id] for name, id in names.items()})
         one.txn.commit()
         epoch.ended(self.vfs.mutations, commit)
         self.names, self.data = names, data
@@ -363,9 +356,8 @@ class Driver:
             elif roll < 0.82:
                 key = self.key()
                 self.note(f"delete {name}[{key!r}] in {one.txn.id}")
-                if one.txn.delete(
-                    keyspace, key
-                ):  # else it takes no lock: another may put the key and commit first
+                # Where there is nothing it takes no lock: another may put the key and commit first.
+                if one.txn.delete(keyspace, key):
                     one.ops.append(("delete", id, key))
             elif roll < 0.95:
                 self.bulk(one, keyspace, name)

@@ -118,7 +118,8 @@ class Flipper:
 
     def clear(self, error: errors.Error) -> str:
         """The error says something, and is of the right sort."""
-        if isinstance(error, errors.UsageError | errors.TransactionAborted) and not isinstance(error, errors.NotSupported):
+        misleading = isinstance(error, errors.UsageError | errors.TransactionAborted)
+        if misleading and not isinstance(error, errors.NotSupported):
             raise h.Finding(f"misleading error: {type(error).__name__}: {error}")
         if isinstance(error, errors.CorruptionError) and not error.file:
             raise h.Finding(f"a CorruptionError that names no file: {error}")

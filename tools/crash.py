@@ -48,9 +48,7 @@ def work(job: int, jobs: int, args: argparse.Namespace, where: Any, counts: Any,
     workload = args.first + job
     workloads = 0
     while not enough() and len(explorer.failures) < args.failures:
-        where[job].value = (
-            f"{workload}:full:-1".encode() if args.faults else f"{workload}:0:-1:run:0".encode()
-        )
+        where[job].value = f"{workload}:full:-1".encode() if args.faults else f"{workload}:0:-1:run:0".encode()
         explorer.explore(workload, enough)
         workload += jobs
         workloads += 1
@@ -65,10 +63,7 @@ def campaign(args: argparse.Namespace) -> dict[str, Any]:
     counts = context.Array("q", args.jobs)
     results = context.Queue()
     started = time.monotonic()
-    jobs = [
-        context.Process(target=work, args=(j, args.jobs, args, where, counts, results))
-        for j in range(args.jobs)
-    ]
+    jobs = [context.Process(target=work, args=(j, args.jobs, args, where, counts, results)) for j in range(args.jobs)]
     for job in jobs:
         job.start()
     total = {"states": 0, "twice": 0, "cuts": 0, "workloads": 0, "failures": []}
@@ -138,9 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first workload")
     parser.add_argument("--failures", type=int, default=3, help="findings after which a process stops")
     parser.add_argument("--only", help="one state again: workload:life:cut:mode:seed[:cut2:mode2:seed2]")
-    parser.add_argument(
-        "--faults", action="store_true", help="failing calls and full disks in place of crashes"
-    )
+    parser.add_argument("--faults", action="store_true", help="failing calls and full disks in place of crashes")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     if args.only:

@@ -96,8 +96,10 @@ class Campaign:
                 self.commits += 1
 
     def look(self) -> None:
-        """Opens the database and compares."""
-        with contextlib.closing(enginelib.open(self.directory, **OPTIONS)) as db:
+        """Opens the database and compares; a copy of what the kill left is kept until the next time."""
+        shutil.rmtree(self.directory + ".left", ignore_errors=True)
+        shutil.copytree(self.directory, self.directory + ".left")
+        with contextlib.closing(enginelib.Database(self.directory, background=False, **OPTIONS)) as db:
             with db.transaction(read_only=True) as txn:
                 groups = dict(txn.scan(db.keyspace("groups")))
                 history = dict(txn.scan(db.keyspace("history")))
@@ -169,7 +171,8 @@ def main(argv: list[str] | None = None) -> int:
             f"acknowledged, in {result['seconds']} s: {found if found else 'nothing lost, nothing partial'}"
         )
         if found:
-            print(f"the directory is kept: {directory}\nagain: python tools/kill.py --rounds {args.rounds} --seed {args.seed}")
+            print(f"kept, as it is and as the last kill left it: {directory}")
+            print(f"again: python tools/kill.py --rounds {args.rounds} --seed {args.seed}")
     if not args.keep and not found:
         with contextlib.suppress(OSError):
             shutil.rmtree(directory)

@@ -15,6 +15,8 @@ class CoreDatabase:
     closed: bool
     read_only: bool
     database_id: bytes
+    engine: Any                                        # what tests look into
+    recovery: dict[str, Any]                           # what opening had to replay: records, transactions, rolled_back, log_bytes, created
     def __init__(self, path: str, **options: Any) -> None: ...
     def close(self) -> None: ...                       # checkpoints (unless it cannot), then releases everything; idempotent
     def abandon(self) -> None: ...                     # closes without checkpoint or log flush, as a crash would (tests)
@@ -23,6 +25,7 @@ class CoreDatabase:
     def drop_keyspace(self, name: str) -> None: ...    # in a transaction of its own; the txn-bound forms are on CoreTransaction
     def rename_keyspace(self, old: str, new: str) -> None: ...
     def core_transaction(self, cls: type, read_only: bool = False, durability: int = -1, lock_timeout: float = -1.0, isolation: int = 1) -> Any: ...
+    def core_transaction_plain(self) -> Any: ...       # a read-only transaction of the core's own class
     def checkpoint(self) -> None: ...
     def sync(self) -> None: ...                        # makes everything committed so far durable
     def backup(self, path: str) -> dict[str, Any]: ...
@@ -71,6 +74,8 @@ class CoreTransaction:
     def save(self) -> int: ...                          # opens a savepoint, returns its depth
     def rollback_to(self, depth: int) -> None: ...      # undoes to the savepoint (and closes it and those inside it)
     def release(self, depth: int) -> None: ...          # closes it, keeping the changes
+    def catalog_row(self, name: str) -> bytes | None: ...     # the catalogue's row for a name
+    def catalog_rows(self) -> list[tuple[str, int, str]]: ... # (name, id, backend) of every keyspace this transaction sees
     def create_keyspace(self, cls: type, name: str, backend: str = "btree") -> Any: ...      # transactional
     def drop_keyspace(self, name: str) -> None: ...
     def rename_keyspace(self, old: str, new: str) -> None: ...

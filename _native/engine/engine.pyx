@@ -467,7 +467,7 @@ cdef class Engine:
         status = take_checkpoint(self.txns, &self.fields, &self.checkpoint_state)
         if status == OK and thorough:
             status = shrink(self.txns, &self.fields, &self.checkpoint_state)
-        if status == E_LOG:              # a failed sync of the page file is as final as one of the log (law 7)
+        if self.store.failed:            # a failed sync of the page file is as final as one of the log (law 7)
             self.txns.failed = E_LOG
         self.checkpointing = False
         condition_broadcast(&self.changed)

@@ -43,6 +43,7 @@ cdef class CoreTransaction:
     cdef int still(self) noexcept
     cdef bytes large(self, uint64_t pid, uint64_t length)
     cdef int obtain(self, Lack* lack) except -1
+    cdef int take_back(self, int depth) except -1
     cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2
     cdef object finish_now(self)
 

@@ -9,6 +9,7 @@ from ..base.idmap cimport idmap_get
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_INTERRUPT, E_INVALID, E_NOMEM, E_READONLY, E_THREAD, E_TXN_CLOSED, E_USAGE, fail,
                             raise_status)
+from itertools import islice
 from ..base.status import registered_errors
 from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
 from ..log.writer cimport OS, SYNC
@@ -58,9 +59,12 @@ cdef bytes to_bytes(object o, str what):
     if isinstance(o, str):
         raise TypeError(f"{what} is a str: enginelib stores bytes; encode it first, as in {what}.encode()")
     try:
-        return bytes(memoryview(o))
+        view = memoryview(o)
     except TypeError:
         raise TypeError(f"{what} must be bytes or another object with the buffer protocol, not {type(o).__name__}") from None
+    if view.nbytes > MAX_VALUE:           # before it is copied
+        raise ValueError(f"the {what} has {view.nbytes} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")
+    return bytes(view)
 
 
 cdef int too_long(CoreKeyspace k, bytes key) except -1:
@@ -691,7 +695,7 @@ cdef class CoreTransaction:
 
     def get_many(self, CoreKeyspace keyspace not None, keys):
         """The values of many keys, in their order; None for those absent."""
-        cdef list wanted = [to_bytes(k, "key") for k in keys]
+        cdef list wanted = [to_bytes(each, "key") for each in keys]
         cdef list result = []
         cdef Engine e = self.engine
         cdef TxnManager m = self.m
@@ -876,10 +880,37 @@ cdef class CoreTransaction:
         """Deletes every key of a half-open range that this transaction sees; returns how many."""
         cdef Lack lack
         cdef Py_ssize_t count = 0
+        cdef int depth
         lack_init(&lack)
-        for key in self.scan(keyspace, start, stop, values=False):
-            count += self.change(OP_DELETE, keyspace, key, None, &lack) == OK
+        scan = self.scan(keyspace, start, stop, values=False)
+        depth = self.save()
+        try:
+            while True:                   # by the batch: a change sends the scan back to the tree
+                keys = list(islice(scan, MAX_BATCH))
+                if not keys:
+                    break
+                for key in keys:
+                    count += self.change(OP_DELETE, keyspace, key, None, &lack) == OK
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
         return count
+
+    cdef int take_back(self, int depth) except -1:
+        """Undoes the half of an operation that was done (law 14); where that fails too, only the abort is left."""
+        if self.t == NULL or self.t.state != TXN_ACTIVE:
+            return 0
+        try:
+            self.rollback_to(depth)
+        except BaseException:
+            latch_enter(&self.engine.latch)
+            if self.t != NULL and not self.t.undoing:
+                self.t.undo_to = self.t.savepoints[depth - 1].lsn
+                self.t.undoing = True
+            latch_unlock(&self.engine.latch)
+            raise
+        return 0
 
     def get_for_update(self, CoreKeyspace keyspace not None, key, default=None):
         """The value of a key, whose row stays locked until the end of the transaction."""
@@ -1133,14 +1164,21 @@ cdef class CoreTransaction:
         cdef CoreKeyspace catalog = catalog_of(self.database)
         cdef Lack lack
         cdef bytes row = self.catalog_row(old)
+        cdef int depth
         if row is None:
             raise KeyError(f"no keyspace named {old!r}")
         lack_init(&lack)
         self.change(OP_LOCK, catalog, encode_name(new), None, &lack)
         if self.catalog_row(new) is not None:
             raise ValueError(f"a keyspace named {new!r} exists already")
-        self.change(OP_DELETE, catalog, encode_name(old), None, &lack)
-        self.change(OP_PUT, catalog, encode_name(new), row, &lack)
+        depth = self.save()
+        try:
+            self.change(OP_DELETE, catalog, encode_name(old), None, &lack)
+            self.change(OP_PUT, catalog, encode_name(new), row, &lack)
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
 
 
 cdef bytes encode_name(str name):

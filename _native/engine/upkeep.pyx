@@ -109,15 +109,28 @@ def verify(CoreDatabase db, progress):
         for name, id, _backend in txn.catalog_rows():
             names[id] = name
     counts = {"keyspaces": {}, "log_records": 0}
-    before = e.log.end_lsn
-    for i in range(m.next_keyspace):
-        if m.trees[i].state == TREE_NONE or m.trees[i].tree == NULL:
-            continue
-        name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
-        if progress is not None:
-            progress(f"keyspace {name}")
-        result = check_tree(<BTree>m.trees[i].tree, pids, findings, True)
-        counts["keyspaces"][name] = result
+    with nogil:
+        latch_lock(&e.latch)
+        while e.reaping:
+            e.wait_checkpoint()
+        e.reaping = True              # trees being dropped stay whole while they are walked
+        latch_unlock(&e.latch)
+    try:
+        before = e.log.end_lsn
+        for i in range(m.next_keyspace):
+            if m.trees[i].state == TREE_NONE or m.trees[i].tree == NULL:
+                continue
+            name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
+            if progress is not None:
+                progress(f"keyspace {name}")
+            result = check_tree(<BTree>m.trees[i].tree, pids, findings, True)
+            counts["keyspaces"][name] = result
+    finally:
+        latch_enter(&e.latch)
+        e.reaping = False
+        if e.work_waits():
+            e.poke()
+        latch_unlock(&e.latch)
     held_blobs(e, pids)
     if progress is not None:
         progress("page file")

@@ -794,7 +794,8 @@ cdef class TxnManager:
                 break
             self.leave_garbage(t)
         self.settle(&lack)
-        if self.table.bytes > self.version_budget and self.garbage != NULL and self.clock.oldest_snapshot != NULL \
+        # Only what snapshots hold is held against them: garbage that merely waits for its turn ends without that.
+        if self.table.bytes > self.version_budget and self.garbage != NULL and self.garbage.commit_ts > horizon and self.clock.oldest_snapshot != NULL \
                 and self.clock.oldest_snapshot.snapshot < self.garbage_tail.commit_ts:
             self.clock.oldest_snapshot.snapshot_lost = True
             self.snapshots_lost += 1
@@ -812,9 +813,11 @@ cdef class TxnManager:
             if self.discard(t, &budget, &lack):
                 self.leave_garbage(t)
             elif lack.need.lack != LACK_NOTHING:
+                # What has been fetched stays pinned until the next try, or in a small cache one page would push out the other for ever.
                 status = need_secure(self.pool, &lack.need)
                 if status != OK:
                     break
+                continue
             self.settle(&lack)
         self.settle(&lack)
         return status

@@ -517,3 +517,50 @@ def test_a_scan_gets_across_more_pages_without_a_visible_record_than_the_cache_h
     assert list(old.scan(table)) == []
     assert list(old.scan(table, reverse=True)) == []
     assert len(list(db.core_transaction(CoreTransaction, True).scan(table))) == 600
+
+
+def test_a_renaming_that_fails_half_way_does_not_drop_the_keyspace(db, vfs, table):
+    """Its old row was gone and its new one not there: a commit after the error dropped the keyspace."""
+    put(db, table, b"k", b"v")
+    txn = begin(db)
+    txn.put_many(table, [(b"%d" % i, b"x" * 300) for i in range(47)])
+    vfs.set_room(0)
+    for i in range(200):
+        try:
+            txn.rename_keyspace("table", "%d" % i * 60)
+            txn.rename_keyspace("%d" % i * 60, "table")
+        except errors.DiskFull:
+            break
+    else:
+        pytest.fail("the disk never got full")
+    vfs.set_room(-1)
+    try:
+        txn.commit()
+    except errors.Error:
+        txn.abort()
+    names = [name for name, _, _ in db.keyspace_rows()]
+    assert len(names) == 1
+    assert content(db)[names[0]][b"k"] == b"v"
+
+
+def test_a_delete_range_that_meets_a_lock_deletes_nothing(db, table):
+    put(db, table, b"1", b"")
+    put(db, table, b"2", b"")
+    other = begin(db)
+    other.put(table, b"2", b"locked")
+    txn = begin(db)
+    with pytest.raises(errors.LockTimeout):
+        txn.delete_range(table, None, None)
+    assert [key for key, _ in txn.scan(table)] == [b"1", b"2"]
+
+
+def test_a_row_lock_survives_the_rollback_to_a_later_savepoint(db, table):
+    put(db, table, b"k", b"v")
+    txn = begin(db)
+    txn.get_for_update(table, b"k")
+    depth = txn.save()
+    txn.put(table, b"other", b"")
+    txn.rollback_to(depth)
+    with pytest.raises(errors.LockTimeout):
+        put(db, table, b"k", b"w")
+    txn.abort()

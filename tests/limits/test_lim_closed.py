@@ -73,7 +73,7 @@ def test_every_method_of_a_closed_database_says_so(path):
     txn.abort()
     assert "closed" in repr(db) and isinstance(repr(txn), str) and isinstance(repr(ks), str)
     assert ks.stats() is not None
-    del txn, scan, free_scan
+    txn = scan = free_scan = None
     gc.collect()
     with enginelib.open(path) as db:
         assert dict(db["space"]) == {b"k": b"v"}

@@ -29,8 +29,8 @@ WAIT = COMMON + """
             txn.save()
         except enginelib.ThreadError:
             return True
-    interrupt_when(inside if what != "keyspace" else lambda: time.monotonic() > began + 0.05)
     began = time.monotonic()
+    interrupt_when(inside if what != "keyspace" else lambda: time.monotonic() > began + 0.1)
     try:
         {"put": lambda: txn.put(ks, b"k", b"2"), "put_many": lambda: txn.put_many(ks, [(b"a", b""), (b"k", b"2")]),
          "delete": lambda: txn.delete(ks, b"k"), "get_for_update": lambda: txn.get_for_update(ks, b"k"),
@@ -77,8 +77,8 @@ COMMIT = COMMON + """
 """
 
 OPEN = COMMON + """
-    interrupt_when(lambda: time.monotonic() > began + 0.05)
     began = time.monotonic()
+    interrupt_when(lambda: time.monotonic() > began + 0.1)
     try:
         enginelib.open(path, lock_timeout=60)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from itertools import islice
 from unittest import mock
 
 import pytest
+from enginelib._native.base.faultvfs import FaultVfs
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -17,7 +18,6 @@ from sortedcontainers import SortedDict
 
 import enginelib
 from enginelib import errors, options
-from enginelib._native.base.faultvfs import FaultVfs
 
 EXAMPLES = int(os.environ.get("ENGINELIB_EXAMPLES", "0"))
 OPTIONS = {
@@ -232,7 +232,12 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open)
     @rule(
-        number=choice, space=choice, start=bounds, stop=bounds, reverse=st.booleans(), limit=st.none() | st.integers(0, 70)
+        number=choice,
+        space=choice,
+        start=bounds,
+        stop=bounds,
+        reverse=st.booleans(),
+        limit=st.none() | st.integers(0, 70),
     )
     def scan(self, number, space, start, stop, reverse, limit):
         one = self.pick(number)
@@ -247,7 +252,12 @@ class Machine(RuleBasedStateMachine):
         assert found == (expected if limit is None else expected[:limit])
 
     @precondition(lambda self: self.open)
-    @rule(number=choice, space=choice, prefix=st.sampled_from([b"", b"0", b"01", b"1", b"\xff", b"long"]), reverse=st.booleans())
+    @rule(
+        number=choice,
+        space=choice,
+        prefix=st.sampled_from([b"", b"0", b"01", b"1", b"\xff", b"long"]),
+        reverse=st.booleans(),
+    )
     def scan_prefix(self, number, space, prefix, reverse):
         one = self.pick(number)
         _, id = self.keyspace(one, space)
