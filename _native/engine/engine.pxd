@@ -34,6 +34,7 @@ cdef class Engine:
     cdef uint64_t fork_count            # of the process that opened it
     cdef int lock_handle
     cdef readonly object recovery       # what recovery did, a dict
+    cdef dict log_pins                  # token -> LSN from which the log must stay
     # own synchronisation
     cdef Latch latch
     # under the latch
@@ -59,6 +60,7 @@ cdef class Engine:
     cdef object lock_directory(self, double timeout)
     cdef object create_files(self, uint32_t page_size)
     cdef object start_log(self, Recovered* r)
+    cdef object refresh_pin(self)
     cdef void enter(self) noexcept nogil                     # latch: an operation that may let it go begins
     cdef void leave(self) noexcept nogil                     # latch
     cdef int checkpoint_now(self, bint thorough) noexcept nogil            # latch (released meanwhile)

@@ -72,6 +72,7 @@ cdef class Engine:
         self.lock_handle = -1
         self.fork_count = forks
         self.checkpoint_state.log_pin = <uint64_t>-1
+        self.log_pins = {}
 
     def __dealloc__(self):
         condition_destroy(&self.wake)
@@ -139,6 +140,8 @@ cdef class Engine:
             self.txns.version_budget = version_budget
             self.txns.transaction_budget = transaction_budget
             self.txns.read_only = read_only
+            if read_only:
+                self.store.memory = &self.txns.memory_blobs
             status = self.pool.init(self.store, &self.latch, cache_size, &self.log.end_lsn, &self.txns.table.live, read_only)
             if status != OK:
                 raise_status(status)
@@ -548,6 +551,34 @@ cdef class Engine:
         n = len(encoded)
         latch_enter(&self.latch)
         self.log.set_names(<const uint8_t*><char*>encoded, n)
+        latch_unlock(&self.latch)
+
+    def pin_log(self, uint64_t lsn):
+        """Keeps the log from `lsn` on until unpin_log(the token returned); waits for what is being let go of."""
+        cdef bint under_way
+        token = object()
+        self.log_pins[token] = lsn
+        self.refresh_pin()
+        while True:
+            latch_enter(&self.latch)
+            under_way = self.checkpointing or self.log.releasing
+            latch_unlock(&self.latch)
+            if not under_way:
+                return token
+            with nogil:
+                latch_lock(&self.latch)
+                self.wait_checkpoint()
+                latch_unlock(&self.latch)
+
+    def unpin_log(self, token):
+        """Gives the pin back."""
+        del self.log_pins[token]
+        self.refresh_pin()
+
+    cdef object refresh_pin(self):
+        cdef uint64_t lowest = min(self.log_pins.values(), default=<uint64_t>-1)
+        latch_enter(&self.latch)
+        self.checkpoint_state.log_pin = lowest
         latch_unlock(&self.latch)
 
     def catalog(self):

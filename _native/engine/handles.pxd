@@ -46,10 +46,3 @@ cdef class CoreTransaction:
     cdef int take_back(self, int depth) except -1
     cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2
     cdef object finish_now(self)
-
-# A value's bytes: copied from the latch's shelter, or fetched from the page file.
-cdef bytes to_bytes(object o, str what)
-cdef object raise_lacking(TxnManager m, int status, Lack* lack)      # latch not held: unpins, raises
-cdef int obtain_for(Engine e, Txn* t, Lack* lack) except -1
-cdef PyObject* shelter_value(TxnManager m, Found* f, uint64_t* pid, uint64_t* length) noexcept
-cdef bytes fetch_blob(Engine e, uint64_t pid, uint64_t length)

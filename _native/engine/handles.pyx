@@ -1,18 +1,15 @@
 """Handles: see handles.pxd."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_CheckExact
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
-from libc.string cimport memset, memcpy
-from ..base.coding cimport get32, get64, put32
-from ..base.idmap cimport idmap_get
+from libc.string cimport memset
+from ..base.coding cimport get32, put32
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
-from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_INTERRUPT, E_INVALID, E_NOMEM, E_READONLY, E_THREAD, E_TXN_CLOSED, E_USAGE, fail,
-                            raise_status)
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_READONLY, E_THREAD, E_TXN_CLOSED, E_USAGE, fail, raise_status
 from itertools import islice
 from ..base.status import registered_errors
 from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
-from ..log.writer cimport OS, SYNC
+from ..log.writer cimport SYNC
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, TREE_DROPPING
@@ -20,9 +17,9 @@ from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_ABORTING, TXN_AB
 from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .recovery cimport make_tree
+from .steps cimport (MAX_VALUE, to_bytes, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn, end_quietly)
 
 cdef extern from "Python.h":
-    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) noexcept
     void drop "Py_XDECREF"(PyObject*)
     PyObject* list_item "PyList_GET_ITEM"(object, Py_ssize_t) noexcept      # borrowed
 
@@ -48,136 +45,11 @@ cdef extern from *:
     size_t plain_vlen "EL_VLEN"(PyObject* o) noexcept nogil
 
 cdef enum:
-    MAX_VALUE = 1 << 30          # 1 GiB
     BTREE_BACKEND = 0
-
-
-cdef bytes to_bytes(object o, str what):
-    """The bytes of any object with the buffer protocol."""
-    if PyBytes_CheckExact(o):
-        return <bytes>o
-    if isinstance(o, str):
-        raise TypeError(f"{what} is a str: enginelib stores bytes; encode it first, as in {what}.encode()")
-    try:
-        view = memoryview(o)
-    except TypeError:
-        raise TypeError(f"{what} must be bytes or another object with the buffer protocol, not {type(o).__name__}") from None
-    if view.nbytes > MAX_VALUE:           # before it is copied
-        raise ValueError(f"the {what} has {view.nbytes} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")
-    return bytes(view)
 
 
 cdef int too_long(CoreKeyspace k, bytes key) except -1:
     raise ValueError(f"the key has {len(key)} bytes; the longest possible is {k.max_key} bytes at this page size: shorten or hash it")
-
-
-cdef object raise_lacking(TxnManager m, int status, Lack* lack):
-    if lack.need.pinned:
-        with nogil:
-            latch_lock(m.latch)
-            m.settle(lack)
-            latch_unlock(m.latch)
-    raise_status(status)
-
-
-cdef int obtain_for(Engine e, Txn* t, Lack* lack) except -1:
-    """Gets what an operation lacks, without GIL or latch; lets signal handlers run now and then."""
-    cdef int status
-    with nogil:
-        latch_lock(&e.latch)
-        if e.closing:
-            status = fail(E_CLOSED, b"the database is closed")
-        else:
-            e.enter()
-            status = e.txns.secure(t, lack)
-            e.leave()
-        latch_unlock(&e.latch)
-    if status == E_INTERRUPT:
-        try:
-            PyErr_CheckSignals()
-        except BaseException:
-            latch_enter(&e.latch)
-            e.txns.settle(lack)
-            latch_unlock(&e.latch)
-            raise
-        return 0
-    if status != OK:
-        raise_lacking(e.txns, status, lack)
-    return 0
-
-
-cdef PyObject* shelter_value(TxnManager m, Found* f, uint64_t* pid, uint64_t* length) noexcept:
-    """Under the latch: a new bytes object, or (for a large value) NULL and where it lies."""
-    if f.blob:
-        pid[0] = get64(f.value)
-        length[0] = get64(f.value + 8)
-        return NULL
-    pid[0] = 0
-    return new_bytes(f.value, f.vlen)
-
-
-cdef bytes fetch_blob(Engine e, uint64_t pid, uint64_t length):
-    """Reads a large value; the caller's snapshot keeps it in being."""
-    cdef PyObject* raw
-    cdef char* p
-    cdef uint64_t* held
-    cdef int status
-    if length > MAX_VALUE:
-        raise_status(fail(E_INVALID, b"a large value longer than any may be"))
-    raw = new_bytes(NULL, <Py_ssize_t>length)
-    if raw == NULL:
-        raise MemoryError(f"no memory for a value of {length} bytes")
-    result = <bytes><object>raw
-    drop(raw)
-    p = PyBytes_AS_STRING(result)
-    if e.read_only:
-        latch_enter(&e.latch)
-        held = idmap_get(&e.txns.memory_blobs, pid)
-        latch_unlock(&e.latch)
-        if held != NULL:
-            memcpy(p, <char*>held[0], length)
-            return result
-    with nogil:
-        latch_lock(&e.latch)
-        e.enter()
-        e.store.reader_enter()
-        latch_unlock(&e.latch)
-        status = e.store.read_blob(pid, length, p)
-        latch_lock(&e.latch)
-        e.store.reader_leave()
-        e.leave()
-        latch_unlock(&e.latch)
-    if status != OK:
-        raise_status(status)
-    return result
-
-
-cdef inline void after_writes(Engine e) noexcept nogil:
-    """Latch held: lets the background thread know when there is enough to do."""
-    if e.work_waits():
-        e.poke()
-
-
-cdef int commit_txn(Engine e, Txn* t) except -100:
-    """GIL held, latch held; returns the status with the latch let go."""
-    cdef TxnManager m = e.txns
-    cdef int status = m.commit_begin(t)
-    if status == AGAIN:
-        if t.durability == OS and not (e.log.writing or e.log.syncing or e.log.switching):
-            status = m.commit_end(t, e.log.flush(t.commit_lsn, OS))
-        else:
-            e.enter()
-            latch_unlock(&e.latch)
-            with nogil:
-                latch_lock(&e.latch)
-                status = m.commit_end(t, e.log.flush(t.commit_lsn, t.durability))
-                e.leave()
-                after_writes(e)
-                latch_unlock(&e.latch)
-            return status
-    after_writes(e)
-    latch_unlock(&e.latch)
-    return status
 
 
 cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_ssize_t n) noexcept:
@@ -550,28 +422,6 @@ cdef class CoreKeyspace:
 
 
 cdef object MISSING = object()
-
-
-cdef int end_quietly(Engine e, Txn* t) except -1:
-    """Rolls back a transaction whose operation failed, and lets go of it; the failure that led here is the one to report."""
-    cdef Lack lack
-    cdef int status
-    lack_init(&lack)
-    with nogil:
-        latch_lock(&e.latch)
-        while True:
-            status = e.txns.abort(t, &lack)
-            if status != AGAIN:
-                break
-            if e.txns.secure(t, &lack) != OK:
-                break
-        e.txns.settle(&lack)
-        if status == OK:
-            e.txns.finish(t)
-        else:
-            e.txns.queue_abort(t)
-        latch_unlock(&e.latch)
-    return 0
 
 
 cdef class CoreTransaction:

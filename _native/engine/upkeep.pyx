@@ -158,10 +158,13 @@ def log_records(CoreDatabase db, uint64_t start_lsn):
     cdef uint64_t limit
     cdef bytes log_dir = e.log_dir
     cdef const char* path = log_dir
+    pin = e.pin_log(0)                    # segments must not be let go of, or used again, under the reader
     latch_enter(&e.latch)
     limit = e.log.written_lsn
     latch_unlock(&e.latch)
     status = reader.open(e.vfs, path, start_lsn, e.segment_size, e.store.sb.database_id)
+    if status != OK:
+        e.unpin_log(pin)
     if status == ABSENT:
         return
     if status != OK:
@@ -180,6 +183,7 @@ def log_records(CoreDatabase db, uint64_t start_lsn):
                 yield {k: v for k, v in zip(names, record_tuple(&r)) if v is not None}
     finally:
         reader.close()
+        e.unpin_log(pin)
 
 
 cdef object copy_log(Engine e, Vfs target, bytes target_dir, uint64_t first, uint64_t end):
@@ -262,6 +266,7 @@ def backup(CoreDatabase db, str path):
         status = target.mkdir(log_dir)
     if status != OK:
         raise_status(status)
+    pin = e.pin_log(0)
     with nogil:
         latch_lock(&e.latch)
         e.enter()
@@ -269,7 +274,6 @@ def backup(CoreDatabase db, str path):
             status = e.wait_checkpoint()
         generation = e.store.pin_image()
         first = e.checkpoint_state.keep
-        e.checkpoint_state.log_pin = first
         status = e.log.flush(e.log.end_lsn, SYNC)
         end = e.log.synced_lsn
         latch_unlock(&e.latch)
@@ -298,8 +302,8 @@ def backup(CoreDatabase db, str path):
         return {"path": path, "generation": generation, "end_lsn": end, "log_bytes": log_bytes}
     finally:
         latch_enter(&e.latch)
-        e.checkpoint_state.log_pin = <uint64_t>-1
         if generation:
             e.store.unpin_image(generation)
         e.leave()
         latch_unlock(&e.latch)
+        e.unpin_log(pin)

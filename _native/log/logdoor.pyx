@@ -1,5 +1,5 @@
 """Python's way into the log, for tests, measurements and tools. The engine does not use it."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from ..base.status cimport ABSENT, AGAIN, E_FIRST, OK, raise_status
 from ..base.latch cimport Latch, latch_destroy, latch_enter, latch_init, latch_lock, latch_unlock
@@ -194,7 +194,7 @@ cdef class Log:
         cdef const char* kp = k
         cdef const char* vp = v
         cdef long long t, total = 0
-        cdef long i = 0, j, done
+        cdef long i = 0, _j, done
         cdef int rc = OK
         with nogil:
             latch_lock(&self.latch)
@@ -202,7 +202,7 @@ cdef class Log:
                 rc = ready(self.writer, 1 << 16)
                 t = nanos()
                 done = 0
-                for j in range(200):
+                for _j in range(200):
                     if self.writer.reserve(64 + klen + vlen) != OK:
                         break
                     self.writer.append_put(7, 3, kp, klen, vp, vlen)
@@ -252,14 +252,14 @@ def time_bare(Vfs vfs not None, path, size_t n, long long size, long rounds, str
     cdef bytes name = str(path).encode()
     cdef bint tail = how == "tail"
     cdef long long t, at = 0
-    cdef long i
+    cdef long _i
     cdef int h = -1
     cdef int rc = vfs.open(name, 2 | 16, &h)
     if rc != OK:
         raise_status(rc)
     with nogil:
         t = nanos()
-        for i in range(rounds):
+        for _i in range(rounds):
             if at + <long long>n > size:
                 at = 0
             if tail:

@@ -138,7 +138,7 @@ cdef int compare_lsn(const void* a, const void* b) noexcept nogil:
 cdef int list_segments(Vfs vfs, const char* dir, Listing* out) noexcept nogil:
     cdef char* names = NULL
     cdef char* p
-    cdef size_t count = 0, i, length
+    cdef size_t count = 0, _i, length
     cdef uint64_t first = 0
     cdef int n = 0, rc
     memset(out, 0, sizeof(Listing))
@@ -150,7 +150,7 @@ cdef int list_segments(Vfs vfs, const char* dir, Listing* out) noexcept nogil:
         free(names)
         return fail(E_NOMEM, b"No memory to list the log's segments")
     p = names
-    for i in range(count):
+    for _i in range(count):
         length = strlen(p)
         if parse_segment(p, &first):
             out.segments[out.count] = first

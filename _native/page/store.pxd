@@ -8,6 +8,7 @@ reader pins an older one; a block both written and replaced within one generatio
 Order of use: construct, `init`, then `create` or `open`.  See README.md for the rules of generations, deferral and locking.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from ..base.idmap cimport IdMap
 from ..base.latch cimport Latch, Condition
 from ..base.vfs cimport Vfs
 from .space cimport Space
@@ -135,6 +136,7 @@ cdef class PageStore:
     cdef uint64_t outside_epoch
     cdef ImagePin pins[MAX_IMAGE_PINS]
     cdef uint64_t foreign
+    cdef IdMap* memory                # large values that a read-only opening replayed: pid -> bytes; NULL when it may write
 
     cdef void init(self, Vfs vfs, Latch* latch) noexcept                 # GIL held; before anything else
 

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from ..base.checksum cimport crc32c
 from ..base.coding cimport get32, get64
+from ..base.idmap cimport idmap_get
 from ..base.latch cimport (
     condition_broadcast, condition_destroy, condition_init, condition_wait, latch_lock, latch_unlock,
 )
@@ -268,6 +269,8 @@ cdef class PageStore:
     cdef bint pid_exists(self, uint64_t pid) noexcept nogil:
         if pid == 0 or pid >= self.next_pid:
             return False
+        if self.memory is not NULL and idmap_get(self.memory, pid) is not NULL:
+            return True
         if self.pages[pid // MAP_FANOUT] is NULL:
             return not self.pid_is_free(pid)
         return self.pages[pid // MAP_FANOUT][pid % MAP_FANOUT].block != 0
@@ -649,6 +652,10 @@ cdef class PageStore:
         return large_abandon(self, block, length)
 
     cdef int read_blob(self, uint64_t pid, uint64_t length, char* out) noexcept nogil:
+        cdef uint64_t* held = idmap_get(self.memory, pid) if self.memory is not NULL else NULL
+        if held is not NULL:
+            memcpy(out, <const char*>held[0], length)
+            return OK
         return large_read(self, pid, length, out)
 
     # ---------------------------------------------------------------- checkpoints

@@ -61,6 +61,7 @@ cdef int wait_for(Latch* latch, Txn* t, Txn* owner) noexcept nogil:
         t.deadline = now + t.lock_timeout if t.lock_timeout >= 0 else -1
     victim = cheapest_of_cycle(t, owner)
     if victim == t:
+        t.doomed = E_DEADLOCK            # as for a victim that was waiting already: only the abort is left
         return fail_n(E_DEADLOCK, "transaction %lld closes a cycle of waits through transaction %lld", <int64_t>t.id, <int64_t>owner.id)
     if victim != NULL:
         doom(victim, E_DEADLOCK)

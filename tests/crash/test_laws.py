@@ -564,3 +564,15 @@ def test_a_row_lock_survives_the_rollback_to_a_later_savepoint(db, table):
     with pytest.raises(errors.LockTimeout):
         put(db, table, b"k", b"w")
     txn.abort()
+
+
+def test_verify_knows_of_large_values_that_recovery_gave_up(db, vfs, table):
+    """They were reported as pages without a reference until their part of the page map was next changed."""
+    put(db, table, b"large", b"1" * 9000)
+    old = db.core_transaction(CoreTransaction, True)
+    put(db, table, b"large", b"2" * 9000)
+    db.checkpoint()
+    put(db, table, b"small", b"after the checkpoint")
+    assert old.get(table, b"large") == b"1" * 9000
+    for mode in ("kill", "lost"):
+        assert shown(after(vfs, mode))["table"] == {b"large": b"2" * 9000, b"small": b"after the checkpoint"}

@@ -10,7 +10,7 @@ import enginelib
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from make_golden import SMALL, expected  # noqa: E402
+from make_golden import SMALL, expected
 
 VERSIONS = sorted(p.stem for p in HERE.glob("v*.zip"))
 

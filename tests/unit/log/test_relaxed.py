@@ -101,7 +101,7 @@ def test_many_lives(seed):
     rng = random.Random(1000 + seed)
     vfs, log = new_log(**OPTIONS)
     opened, expected, number = vfs.mutations, [], 0
-    for life in range(10):
+    for _life in range(10):
         marks = [(opened, len(expected), len(expected))]
         for _ in range(rng.randrange(70)):
             level = rng.choice((LAZY, OS, OS, OS, OS, OS)) if rng.random() < 0.97 else SYNC

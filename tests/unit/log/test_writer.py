@@ -65,7 +65,7 @@ def check_law_6(vfs):
     dirty, named, first_groups = {}, set(), 0
     renamed = set()
     files = vfs.files()
-    for name, path, offset, n, status, _ in vfs.trace():
+    for name, path, offset, _n, status, _ in vfs.trace():
         if status != 0:
             continue
         segment = path.endswith(".wal") and "spare" not in path
@@ -88,7 +88,7 @@ def check_law_6(vfs):
         elif name == "sync_dir":
             named |= renamed
         elif name == "rename":
-            renamed |= {p for p in segments(vfs)}
+            renamed |= set(segments(vfs))
     return first_groups
 
 
