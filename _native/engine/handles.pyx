@@ -678,7 +678,7 @@ cdef class CoreTransaction:
         return None if blind else status == OK
 
     def put_many(self, CoreKeyspace keyspace not None, pairs):
-        """Sets many keys; returns how many. An error leaves those before it set, in the transaction."""
+        """Sets many keys, or after an error none of them; returns how many."""
         cdef Engine e = self.engine
         cdef TxnManager m = self.m
         cdef Lack lack
@@ -686,7 +686,7 @@ cdef class CoreTransaction:
         cdef Py_ssize_t i, n
         cdef list work
         cdef PyObject* item
-        cdef int stretch
+        cdef int stretch, depth
         cdef uint32_t max_key = keyspace.max_key, max_inline = keyspace.max_inline
         self.ready(keyspace)
         lack_init(&lack)
@@ -697,33 +697,39 @@ cdef class CoreTransaction:
         i = 0
         self.ready(keyspace)              # the iterable may have ended the transaction
         self.t.deadline = 0
-        while i < n:
-            # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
-            latch_enter(&e.latch)
-            warm(m, keyspace, work, i, n)
-            status = self.still()
-            stretch = 0
-            while status == OK and i < n and stretch < keyspace.max_batch:
-                item = list_item(work, i)
-                if not is_plain(item, max_key, max_inline):
-                    break
-                status = m.write(self.t, OP_PUT, keyspace.id, plain_key(item), plain_klen(item), plain_value(item), plain_vlen(item), 0, 0, 0, &lack)
-                if status != OK:
-                    break
-                i += 1
-                stretch += 1
-            after_writes(e)
-            if status != AGAIN and lack.need.pinned:
-                m.settle(&lack)
-            latch_unlock(&e.latch)
-            if status == AGAIN:
-                self.obtain(&lack)
-            elif status != OK:
-                raise_lacking(m, status, &lack)
-            elif i < n and not is_plain(list_item(work, i), max_key, max_inline):
-                key, value = work[i]
-                self.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
-                i += 1
+        depth = self.save()
+        try:
+            while i < n:
+                # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
+                latch_enter(&e.latch)
+                warm(m, keyspace, work, i, n)
+                status = self.still()
+                stretch = 0
+                while status == OK and i < n and stretch < keyspace.max_batch:
+                    item = list_item(work, i)
+                    if not is_plain(item, max_key, max_inline):
+                        break
+                    status = m.write(self.t, OP_PUT, keyspace.id, plain_key(item), plain_klen(item), plain_value(item), plain_vlen(item), 0, 0, 0, &lack)
+                    if status != OK:
+                        break
+                    i += 1
+                    stretch += 1
+                after_writes(e)
+                if status != AGAIN and lack.need.pinned:
+                    m.settle(&lack)
+                latch_unlock(&e.latch)
+                if status == AGAIN:
+                    self.obtain(&lack)
+                elif status != OK:
+                    raise_lacking(m, status, &lack)
+                elif i < n and not is_plain(list_item(work, i), max_key, max_inline):
+                    key, value = work[i]
+                    self.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
+                    i += 1
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
         return n
 
     def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):

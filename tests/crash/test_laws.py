@@ -527,8 +527,8 @@ def test_a_renaming_that_fails_half_way_does_not_drop_the_keyspace(db, vfs, tabl
     vfs.set_room(0)
     for i in range(200):
         try:
-            txn.rename_keyspace("table", "%d" % i * 60)
-            txn.rename_keyspace("%d" % i * 60, "table")
+            txn.rename_keyspace("table", str(i) * 60)
+            txn.rename_keyspace(str(i) * 60, "table")
         except errors.DiskFull:
             break
     else:
