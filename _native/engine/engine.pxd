@@ -61,6 +61,7 @@ cdef class Engine:
     cdef object create_files(self, uint32_t page_size)
     cdef object start_log(self, Recovered* r)
     cdef object refresh_pin(self)
+    cdef int admit(self) noexcept nogil                      # latch: as enter, or E_CLOSED once the database is closing
     cdef void enter(self) noexcept nogil                     # latch: an operation that may let it go begins
     cdef void leave(self) noexcept nogil                     # latch
     cdef int checkpoint_now(self, bint thorough) noexcept nogil            # latch (released meanwhile)

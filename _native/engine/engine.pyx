@@ -11,21 +11,21 @@ import os
 from ..base.coding cimport get32
 from ..base.latch cimport (latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
                            condition_broadcast, condition_signal, monotonic_micros)
-from ..base.status cimport OK, ABSENT, AGAIN, E_LOCKED, E_LOG, E_NOT_DATABASE, fail, fail_corrupt, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_LOCKED, E_LOG, E_NOT_DATABASE, fail, fail_corrupt, raise_status
 from ..base.status import registered_errors
 from ..base.vfs cimport Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, KIND_NONE, KIND_DIRECTORY
 from ..base.memvfs cimport MemoryVfs
 from ..base.realvfs cimport RealVfs
 from ..index.btree cimport BTree, Path, SEEK_GE, SEEK_GT
-from ..index.node cimport node_key_copy, node_value
+from ..index.node cimport node_key_copy, node_prefix_len, node_suffix_len, node_value
 from ..log.record cimport Record, R_NAME, record_encode
 from ..log.settle cimport settle_tail
 from ..log.writer cimport LogWriter, SYNC
-from ..page.layout cimport VALUE_GHOST
+from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
-from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_DROPPING, CATALOG
+from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_DROPPING, CATALOG, CATALOG_ROW
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
 from .checkpoint cimport take_checkpoint, shrink
 from .recovery cimport Recovered, replay, roll_back_losers
@@ -452,6 +452,12 @@ cdef class Engine:
 
     # --- under the latch
 
+    cdef int admit(self) noexcept nogil:
+        if self.closing:
+            return fail(E_CLOSED, b"the database is closed")
+        self.busy += 1
+        return OK
+
     cdef void enter(self) noexcept nogil:
         self.busy += 1
 
@@ -513,9 +519,10 @@ cdef class Engine:
         cdef Txn* t = self.txns.take_orphans()
         cdef Txn* following
         cdef Lack lack
-        cdef int status = OK
+        cdef int status, failed = OK
         while t != NULL:
             following = t.orphan_next
+            status = OK
             if t.state == TXN_ACTIVE or t.state == TXN_ABORTING:
                 lack_init(&lack)
                 while True:
@@ -528,8 +535,11 @@ cdef class Engine:
                 self.txns.settle(&lack)
             if status == OK:
                 self.txns.finish(t)
+            else:
+                self.txns.queue_abort(t)      # another time
+                failed = status
             t = following
-        return status
+        return failed
 
     def refresh_names(self):
         """Hands the log the table of keyspace ids and names that each new segment opens with (law 1)."""
@@ -613,9 +623,13 @@ cdef class Engine:
             if status == OK:
                 page = path.frames[path.depth - 1].page
                 i = path.slots[path.depth - 1]
-                n = node_key_copy(page, i, key)
                 value = node_value(page, i, &flags, &vlen)
-                memcpy(key + n, value, vlen)
+                n = node_prefix_len(page) + node_suffix_len(page, i)
+                if n == 0 or n > 255 or flags & VALUE_BLOB or vlen != (0 if flags & VALUE_GHOST else CATALOG_ROW):
+                    status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, vlen)
+                else:
+                    node_key_copy(page, i, key)
+                    memcpy(key + n, value, vlen)
             self.txns.settle(&lack)
             latch_unlock(&self.latch)
             if status == ABSENT:

@@ -44,5 +44,6 @@ cdef class CoreTransaction:
     cdef bytes large(self, uint64_t pid, uint64_t length)
     cdef int obtain(self, Lack* lack) except -1
     cdef int take_back(self, int depth) except -1
+    cdef void give_up_blob(self) noexcept
     cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2
     cdef object finish_now(self)

@@ -1,10 +1,11 @@
 """Handles: see handles.pxd."""
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memset
 from ..base.coding cimport get32, put32
-from ..base.latch cimport latch_enter, latch_lock, latch_unlock
+from ..base.latch cimport latch_enter, latch_lock, latch_try, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_READONLY, E_THREAD, E_TXN_CLOSED, E_USAGE, fail, raise_status
 from itertools import islice
 from ..base.status import registered_errors
@@ -191,13 +192,14 @@ cdef class CoreDatabase:
             raise_status(fail(E_READONLY, b"the database was opened read-only"))
         with nogil:
             latch_lock(&e.latch)
-            e.enter()
-            status = e.txns.collect_slowly()
+            status = e.admit()
             if status == OK:
-                status = e.drop_trees()
-            if status == OK:
-                status = e.checkpoint_now(True)
-            e.leave()
+                status = e.txns.collect_slowly()
+                if status == OK:
+                    status = e.drop_trees()
+                if status == OK:
+                    status = e.checkpoint_now(True)
+                e.leave()
             latch_unlock(&e.latch)
         if status != OK:
             raise_status(status)
@@ -211,10 +213,11 @@ cdef class CoreDatabase:
             return
         with nogil:
             latch_lock(&e.latch)
-            e.enter()
-            status = e.log.flush(e.log.end_lsn, SYNC)
-            e.txns.publish()
-            e.leave()
+            status = e.admit()
+            if status == OK:
+                status = e.log.flush(e.log.end_lsn, SYNC)
+                e.txns.publish()
+                e.leave()
             latch_unlock(&e.latch)
         if status != OK:
             raise_status(status)
@@ -227,8 +230,10 @@ cdef class CoreDatabase:
         self.alive()
         with nogil:
             latch_lock(&e.latch)
-            e.enter()
-            if kind == 0:
+            status = e.admit()
+            if status != OK:
+                e.enter()                 # matched by leave below; nothing is done
+            elif kind == 0:
                 status = e.checkpoint_now(False)
             elif kind == 1:
                 status = e.log.flush(e.log.end_lsn, SYNC)
@@ -424,6 +429,7 @@ cdef class CoreKeyspace:
 cdef object MISSING = object()
 
 
+@cython.no_gc_clear
 cdef class CoreTransaction:
     """A transaction, used by one thread at a time; commits at the end of its `with` block, aborts on an exception."""
 
@@ -431,6 +437,9 @@ cdef class CoreTransaction:
         if self.t != NULL and self.engine is not None and not self.engine.foreign_process():
             self.m.queue_abort(self.t)
             self.t = NULL
+            if latch_try(&self.engine.latch):      # never waited for: this may run anywhere
+                self.engine.poke()
+                latch_unlock(&self.engine.latch)
 
     cdef int idle(self) except -1:
         if self.in_use:
@@ -451,9 +460,17 @@ cdef class CoreTransaction:
         """A large value that the snapshot sees."""
         self.in_use = True
         try:
-            return fetch_blob(self.engine, pid, length)
+            value = fetch_blob(self.engine, pid, length)
+        except BaseException:
+            if self.t != NULL and self.t.snapshot_lost:
+                raise_status(self.m.check(self.t, False))
+            raise
         finally:
             self.in_use = False
+        # The snapshot is marked lost before what it needs is let go of: asked after reading, the answer covers the reading.
+        if self.t != NULL and self.t.snapshot_lost:
+            raise_status(self.m.check(self.t, False))
+        return value
 
     cdef int ready(self, CoreKeyspace keyspace) except -1:
         if self.in_use or self.engine.foreign_process():
@@ -633,9 +650,10 @@ cdef class CoreTransaction:
             self.in_use = True
             with nogil:
                 latch_lock(&e.latch)
-                e.enter()
-                status = blob_put(m, self.t, p, n, &number, reference, lack)
-                e.leave()
+                status = e.admit()
+                if status == OK:
+                    status = blob_put(m, self.t, p, n, &number, reference, lack)
+                    e.leave()
                 latch_unlock(&e.latch)
             self.in_use = False
             if status != OK:
@@ -658,8 +676,21 @@ cdef class CoreTransaction:
                 self.t.deadline = 0
                 return status
             if status != AGAIN:
+                self.give_up_blob()
                 raise_lacking(m, status, lack)
-            self.obtain(lack)
+            try:
+                self.obtain(lack)
+            except BaseException:
+                self.give_up_blob()
+                raise
+
+    cdef void give_up_blob(self) noexcept:
+        """Frees a large value that was written and could not be linked."""
+        latch_enter(&self.engine.latch)
+        if self.t != NULL and self.t.blob_pid and not self.engine.closing:
+            self.m.pool.forget(self.t.blob_pid)
+            self.t.blob_pid = self.t.blob_lsn = 0
+        latch_unlock(&self.engine.latch)
 
     def put(self, CoreKeyspace keyspace not None, key, value):
         """Sets the value of a key."""
@@ -781,15 +812,15 @@ cdef class CoreTransaction:
 
     cdef object finish_now(self):
         """Lets go of the ended transaction."""
-        self.ended_id = self.t.id
-        self.ended_ts = self.t.commit_ts if self.t.state == TXN_COMMITTED else 0
-        if self.t.state == TXN_ABORTED and self.ended_id == 0:
-            self.ended_id = <uint64_t>-1
-        self.t.handle = True
         latch_enter(&self.engine.latch)
-        self.m.finish(self.t)
+        if self.t != NULL:                 # another thread may have come first while the latch was waited for
+            self.ended_id = self.t.id
+            self.ended_ts = self.t.commit_ts if self.t.state == TXN_COMMITTED else 0
+            if self.t.state == TXN_ABORTED and self.ended_id == 0:
+                self.ended_id = <uint64_t>-1
+            self.m.finish(self.t)
+            self.t = NULL
         latch_unlock(&self.engine.latch)
-        self.t = NULL
 
     def commit(self):
         """Ends the transaction; its changes are visible, and as durable as asked, when this returns."""
@@ -842,18 +873,21 @@ cdef class CoreTransaction:
             self.in_use = True
             with nogil:
                 latch_lock(&e.latch)
-                e.enter()
-                while True:
-                    status = m.abort(t, &lack)
-                    if status != AGAIN:
-                        break
-                    status = m.secure(t, &lack)
-                    if status != OK:
-                        break
+                status = e.admit()
+                if status == OK:
+                    while True:
+                        status = m.abort(t, &lack)
+                        if status != AGAIN:
+                            break
+                        status = m.secure(t, &lack)
+                        if status != OK:
+                            break
+                    e.leave()
                 m.settle(&lack)
-                e.leave()
                 latch_unlock(&e.latch)
             self.in_use = False
+            if status == E_CLOSED:
+                return                     # close() rolls back what is open
         if status != OK:
             raise_lacking(m, status, &lack)
         self.finish_now()
@@ -890,16 +924,17 @@ cdef class CoreTransaction:
         self.in_use = True
         with nogil:
             latch_lock(&e.latch)
-            e.enter()
-            while True:
-                status = m.rollback_to(self.t, depth, &lack)
-                if status != AGAIN:
-                    break
-                status = m.secure(self.t, &lack)
-                if status != OK:
-                    break
+            status = e.admit()
+            if status == OK:
+                while True:
+                    status = m.rollback_to(self.t, depth, &lack)
+                    if status != AGAIN:
+                        break
+                    status = m.secure(self.t, &lack)
+                    if status != OK:
+                        break
+                e.leave()
             m.settle(&lack)
-            e.leave()
             latch_unlock(&e.latch)
         self.in_use = False
         if status != OK:
@@ -997,10 +1032,11 @@ cdef class CoreTransaction:
         id = get32(PyBytes_AS_STRING(row))
         lack_init(&lack)
         self.t.deadline = 0
-        self.t.deadline = 0
         while True:                   # nobody else may have changes under way in it, and the drop shuts it in the same latch hold
             latch_enter(&self.engine.latch)
             status = self.still()
+            if status == OK:
+                status = self.m.check(self.t, True)
             if status == OK:
                 status = self.m.writers_in(self.t, id, &lack)
             if status == OK:

@@ -9,7 +9,7 @@ from ..index.btree cimport BTree, Path, Cell
 from ..page.layout cimport VALUE_GHOST
 from ..txn.clock cimport writer_enter
 from ..txn.transaction cimport (TxnManager, Tree, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING)
-from ..txn.versions cimport (Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
+from ..txn.versions cimport (Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
                              hash_key, version_key, version_value)
 
 cdef enum:
@@ -258,7 +258,8 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
         vlen = take(&s)
         key = take_bytes(&s, klen)
         value = take_bytes(&s, vlen)
-        if s.bad or keyspace >= m.next_keyspace:
+        if (s.bad or keyspace >= m.next_keyspace or flags & LOCK_ONLY or (flags & BEFORE_BLOB and vlen != 16)
+                or (keyspace == 0 and vlen != (0 if flags & BEFORE_ABSENT else 8))):
             r.bad = True
             break
         hash = hash_key(<uint32_t>keyspace, key, klen)
@@ -304,6 +305,8 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
         m.dropping += state == TREE_DROPPING
         if created or dropped:
             owners[id] = (created, dropped)
+    if m.trees[0].tree == NULL or m.trees[0].state != TREE_LIVE:
+        bad_meta(b"the checkpoint has no catalogue")
     count = take(&r)
     for _i in range(count):
         if r.bad:

@@ -268,7 +268,7 @@ cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out, uint
         out.records += 1
         if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
             if r.type == R_PUT and r.keyspace == CATALOG:
-                if r.vlen != CATALOG_ROW:
+                if r.vlen != CATALOG_ROW or r.klen == 0 or r.klen > 255:
                     return not_replayable(&r, "a row of the catalogue of the wrong length")
                 id = get32(r.value)
                 if id >= m.next_keyspace or m.trees[id].tree == NULL:

@@ -48,6 +48,8 @@ cdef int obtain_for(Engine e, Txn* t, Lack* lack) except -1:
             status = fail(E_CLOSED, b"the database is closed")
         else:
             e.enter()
+            if e.txns.orphans != NULL:         # who is waited for may be one whose handle is gone
+                e.abort_orphans()
             status = e.txns.secure(t, lack)
             e.leave()
         latch_unlock(&e.latch)
@@ -90,13 +92,14 @@ cdef bytes fetch_blob(Engine e, uint64_t pid, uint64_t length):
     p = PyBytes_AS_STRING(result)
     with nogil:
         latch_lock(&e.latch)
-        e.enter()
-        e.store.reader_enter()
-        latch_unlock(&e.latch)
-        status = e.store.read_blob(pid, length, p)
-        latch_lock(&e.latch)
-        e.store.reader_leave()
-        e.leave()
+        status = e.admit()
+        if status == OK:
+            e.store.reader_enter()
+            latch_unlock(&e.latch)
+            status = e.store.read_blob(pid, length, p)
+            latch_lock(&e.latch)
+            e.store.reader_leave()
+            e.leave()
         latch_unlock(&e.latch)
     if status != OK:
         raise_status(status)

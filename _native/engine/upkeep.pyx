@@ -269,7 +269,12 @@ def backup(CoreDatabase db, str path):
     pin = e.pin_log(0)
     with nogil:
         latch_lock(&e.latch)
-        e.enter()
+        status = e.admit()
+        if status != OK:
+            latch_unlock(&e.latch)
+            with gil:
+                e.unpin_log(pin)
+                raise_status(status)
         while e.checkpointing:
             status = e.wait_checkpoint()
         generation = e.store.pin_image()

@@ -11,7 +11,7 @@ from ..base.coding cimport get32, get64
 from ..base.idmap cimport idmap_init, idmap_destroy
 from ..base.latch cimport condition_init, condition_destroy, wall_micros
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
-                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n)
+                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n, fail_corrupt)
 from ..log.record cimport Record, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD
 from ..log.writer cimport LAZY, OS, SYNC
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
@@ -37,6 +37,7 @@ cdef extern from *:
     void* el_take(void** p) noexcept nogil
 
 cdef enum:
+    MAX_KEYSPACES = 1 << 24     # ids are never used again: this many creations in a database's life
     COLLECT_BUDGET = 512        # versions freed on the way at the end of a transaction; more waits for the next one
 
 cdef uint64_t NEWEST = <uint64_t>-1
@@ -153,7 +154,8 @@ cdef class TxnManager:
             wake_waiters(t)
             self.close_snapshot(t)
             return OK
-        if self.failed:
+        if self.failed or self.log.failed:
+            self.failed = E_LOG
             return fail(E_LOG, "the log has failed: nothing can be committed until the database is opened again")
         memset(&r, 0, sizeof(Record))
         r.type = R_COMMIT
@@ -389,6 +391,8 @@ cdef class TxnManager:
         cdef Tree* grown
         if keyspace < self.tree_room:
             return OK
+        if keyspace > MAX_KEYSPACES:
+            return fail_corrupt("pages.dat", -1, "a keyspace id that cannot be", MAX_KEYSPACES, keyspace)
         while room <= keyspace:
             room *= 2
         grown = <Tree*>realloc(self.trees, room * sizeof(Tree))
