@@ -3,7 +3,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from ..index.btree cimport BTree, Path
 from ..txn.transaction cimport Lack
-from .handles cimport CoreTransaction, CoreKeyspace
+from .handles cimport CoreKeyspace
+from .txnhandle cimport CoreTransaction
 
 cdef enum:
     LARGEST_BATCH = 512

@@ -17,7 +17,8 @@ from ..page.pool cimport Frame
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
 from ..txn.versions cimport TXN_ACTIVE
-from .handles cimport CoreTransaction, CoreKeyspace
+from .handles cimport CoreKeyspace
+from .txnhandle cimport CoreTransaction
 from .steps cimport to_bytes, raise_lacking
 
 cdef extern from "Python.h":

@@ -25,6 +25,7 @@ from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
+from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_DROPPING, CATALOG, CATALOG_ROW
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
 from .checkpoint cimport take_checkpoint, shrink
@@ -403,7 +404,7 @@ cdef class Engine:
                 if status == OK and not self.log.failed:
                     while self.txns.clock.oldest_snapshot != NULL:
                         self.txns.close_snapshot(self.txns.clock.oldest_snapshot)
-                    status = self.txns.collect_slowly()
+                    status = collect_slowly(self.txns)
                     if status == OK:
                         status = self.drop_trees()
                     if status == OK:
@@ -662,7 +663,7 @@ cdef class Engine:
         self.poked_lsn = self.log.end_lsn
         self.abort_orphans()
         if not self.log.failed:
-            status = self.txns.collect_slowly()
+            status = collect_slowly(self.txns)
             s = self.drop_trees()
             if status == OK:
                 status = s

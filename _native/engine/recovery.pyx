@@ -21,7 +21,9 @@ from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
 from ..txn.clock cimport writer_enter, queue_push
+from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_LIVE, TREE_DROPPING
+from ..txn.undo cimport undo
 from ..txn.versions cimport Txn, TXN_ABORTING, TXN_COMMITTING
 from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
 from .meta cimport meta_decode
@@ -177,7 +179,7 @@ cdef int finish_undo(TxnManager m, Txn* t, uint64_t lsn, bint ends) noexcept nog
     cdef int status
     lack_init(&lack)
     while True:
-        status = m.undo(t, lsn, &lack)
+        status = undo(m, t, lsn, &lack)
         if status != AGAIN:
             break
         status = m.secure(NULL, &lack)
@@ -213,7 +215,7 @@ cdef int redo_end(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept no
         t.state = TXN_COMMITTING
         queue_push(&m.clock, t)
         m.publish()
-        return m.collect_slowly()
+        return collect_slowly(m)
     if t == NULL:
         return OK
     idmap_remove(&redo.active, r.txn)
@@ -414,7 +416,7 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
         while m.clock.first_writer != NULL and status == OK:
             status = finish_undo(m, m.clock.first_writer, 0, True)
         if status == OK:
-            status = m.collect_slowly()
+            status = collect_slowly(m)
         m.redoing = False
         latch_unlock(m.latch)
     out.undo_micros += monotonic_micros()

@@ -3,7 +3,7 @@
 GIL held on entry to each, latch as said.
 """
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from ..txn.transaction cimport TxnManager, Lack, Found
 from ..txn.versions cimport Txn
 from .engine cimport Engine
@@ -13,6 +13,8 @@ cdef enum:
 
 # No latch. The bytes of any object with the buffer protocol; TypeError with the remedy, ValueError for what is over the limit.
 cdef bytes to_bytes(object o, str what)
+# No latch. Raises for a key over the limit.
+cdef int too_long(uint32_t max_key, bytes key) except -1
 # No latch. Unpins, then raises what `status` stands for.
 cdef object raise_lacking(TxnManager m, int status, Lack* lack)
 # No latch. Gets what an operation lacks, without GIL or latch; lets signal handlers run now and then.

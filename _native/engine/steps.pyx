@@ -2,7 +2,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from ..base.coding cimport get64
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport OK, AGAIN, E_CLOSED, E_INTERRUPT, E_INVALID, fail, raise_status
@@ -28,6 +28,10 @@ cdef bytes to_bytes(object o, str what):
     if view.nbytes > MAX_VALUE:           # before it is copied
         raise ValueError(f"the {what} has {view.nbytes} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")
     return bytes(view)
+
+
+cdef int too_long(uint32_t max_key, bytes key) except -1:
+    raise ValueError(f"the key has {len(key)} bytes; the longest possible is {max_key} bytes at this page size: shorten or hash it")
 
 
 cdef object raise_lacking(TxnManager m, int status, Lack* lack):

@@ -88,8 +88,6 @@ cdef class TxnManager:
     cdef int abort(self, Txn* t, Lack* lack) noexcept nogil    # OK, AGAIN
     cdef int save(self, Txn* t) noexcept nogil
     cdef int rollback_to(self, Txn* t, int depth, Lack* lack) noexcept nogil
-    cdef int undo(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil
-    cdef int undo_changes(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil
     cdef void end_aborted(self, Txn* t) noexcept nogil
     cdef void queue_abort(self, Txn* t) noexcept nogil         # no latch: a handle was dropped
     cdef Txn* take_orphans(self) noexcept nogil                # no latch
@@ -108,18 +106,12 @@ cdef class TxnManager:
     cdef uint64_t append(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
                          uint16_t flags, uint64_t blob_number) noexcept nogil
     cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil
-    cdef void undo_catalog(self, Txn* t, uint64_t lsn) noexcept nogil
     cdef void commit_catalog(self, Txn* t) noexcept nogil
     cdef void drop_locks(self, Txn* t) noexcept nogil
     cdef void recycle(self, Txn* t) noexcept nogil
 
-    # --- visibility and garbage
-    cdef void leave_garbage(self, Txn* t) noexcept nogil
-    cdef void prune(self, Version* v) noexcept nogil
+    # --- visibility
     cdef void publish(self) noexcept nogil
-    cdef void collect(self, int budget) noexcept nogil
-    cdef int collect_slowly(self) noexcept nogil               # may wait: fetches pages to remove ghosts from
-    cdef bint discard(self, Txn* t, int* budget, Lack* lack) noexcept nogil
     cdef void close_snapshot(self, Txn* t) noexcept nogil
 
     # --- keyspaces

@@ -18,9 +18,11 @@ from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
 from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
 from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
-                        arena_release, hash_key, version_key, version_value, select_version)
-from .clock cimport clock_safe_lsn, clock_horizon, snapshot_open, snapshot_close, snapshot_between, writer_enter, writer_leave, queue_push, queue_pop
+                        arena_release, hash_key, version_value, select_version)
+from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
 from .deadlock cimport wait_for, wake_waiters
+from .garbage cimport COLLECT_BUDGET, collect, prune
+from .undo cimport undo
 
 cdef extern from *:
     """
@@ -38,7 +40,6 @@ cdef extern from *:
 
 cdef enum:
     MAX_KEYSPACES = 1 << 24     # ids are never used again: this many creations in a database's life
-    COLLECT_BUDGET = 512        # versions freed on the way at the end of a transaction; more waits for the next one
 
 cdef uint64_t NEWEST = <uint64_t>-1
 
@@ -139,7 +140,7 @@ cdef class TxnManager:
         oldest = self.clock.oldest_snapshot == t
         snapshot_close(&self.clock, t)
         if oldest and self.garbage != NULL:
-            self.collect(COLLECT_BUDGET)
+            collect(self, COLLECT_BUDGET)
 
     cdef int commit_begin(self, Txn* t) noexcept nogil:
         cdef Record r
@@ -220,7 +221,7 @@ cdef class TxnManager:
             self.aborts += 1
         elif t.state != TXN_ABORTING:
             return OK
-        status = self.undo(t, 0, lack)
+        status = undo(self, t, 0, lack)
         if status != OK:
             return status
         self.end_aborted(t)
@@ -271,73 +272,12 @@ cdef class TxnManager:
                     r.a = lsn
                     t.last_lsn = self.log.append(&r)
             t.writes += 1
-        status = self.undo(t, lsn, lack)
+        status = undo(self, t, lsn, lack)
         if status != OK:
             return status
         t.depth = depth - 1
         wake_waiters(t)
         return OK
-
-    cdef int undo(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil:
-        """Puts back the before-images of t's changes above lsn, newest first. AGAIN leaves it under way: call again."""
-        cdef int status
-        t.undoing = True
-        t.undo_to = lsn
-        self.pool.rolling_back += 1
-        status = self.undo_changes(t, lsn, lack)
-        self.pool.rolling_back -= 1
-        if status != OK:
-            return status
-        t.undoing = False
-        if t.catalog:
-            self.undo_catalog(t, lsn)
-        return OK
-
-    cdef int undo_changes(self, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil:
-        cdef Version* v
-        cdef Tree* e
-        cdef Path path
-        cdef Cell cell
-        cdef int status
-        cdef uint32_t row
-        cdef uint64_t blob
-        while t.newest != NULL and t.newest.lsn > lsn:
-            v = t.newest
-            if v.linked and not v.flags & LOCK_ONLY and self.trees[v.keyspace].state == TREE_LIVE:
-                e = &self.trees[v.keyspace]
-                status = (<BTree>e.tree).prepare(version_key(v), v.klen, v.vlen, &path, &cell, &lack.need)
-                if status != OK and status != ABSENT:
-                    return status
-                if status == OK and cell.flags & VALUE_BLOB:
-                    blob = get64(cell.value)
-                    if not v.flags & BEFORE_BLOB or get64(version_value(v)) != blob:
-                        self.pool.forget(blob)
-                if v.keyspace == CATALOG and not v.flags & BEFORE_ABSENT:
-                    # A row that goes needs no mark: its tree gets its older row back (a renaming; the two changes may be undone in
-                    # either order, a lock being older than the change it became), or was made by t (`undo_catalog`).
-                    row = get32(version_value(v))
-                    if row < self.next_keyspace:
-                        self.trees[row].dropped_by = NULL
-                if not v.flags & BEFORE_ABSENT:
-                    (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_BLOB if v.flags & BEFORE_BLOB else 0,
-                                              version_value(v), v.vlen, v.lsn)
-                elif v.older != NULL:
-                    (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_GHOST, NULL, 0, v.lsn)
-                elif status == OK:
-                    (<BTree>e.tree).apply_remove(&path, v.lsn)
-            t.newest = v.previous
-            if v.linked:
-                table_unlink(&self.table, v)
-        return OK
-
-    cdef void undo_catalog(self, Txn* t, uint64_t lsn) noexcept nogil:
-        cdef uint32_t i
-        for i in range(1, self.next_keyspace):
-            if self.trees[i].created_by == t and (self.trees[i].creation_lsn > lsn or self.trees[i].creation_lsn == 0):
-                self.trees[i].created_by = self.trees[i].dropped_by = NULL
-                self.trees[i].state = TREE_DROPPING
-                self.trees[i].drop_ts = 0
-                self.dropping += 1
 
     cdef void commit_catalog(self, Txn* t) noexcept nogil:
         cdef uint32_t i
@@ -562,7 +502,7 @@ cdef class TxnManager:
             pruned = head
             head = table_push(&self.table, t, head, hash, keyspace, key, klen, before, cell.value if present else NULL, image, lsn)
             if pruned != NULL and pruned.owner.state == TXN_COMMITTED:
-                self.prune(pruned)
+                prune(self, pruned)
             if op == OP_LOCK:
                 return OK
         elif present and cell.flags & VALUE_BLOB and (head == NULL or not head.flags & LOCK_ONLY):
@@ -692,7 +632,7 @@ cdef class TxnManager:
         if lack.need.pinned:
             need_release(self.pool, &lack.need)
 
-    # --- visibility and garbage
+    # --- visibility
 
     cdef void publish(self) noexcept nogil:
         """Makes the commits at the head of the queue visible whose durability is met."""
@@ -732,96 +672,4 @@ cdef class TxnManager:
                 self.garbage = t
             self.garbage_tail = t
         if any and self.garbage != NULL:
-            self.collect(COLLECT_BUDGET)
-
-    cdef void leave_garbage(self, Txn* t) noexcept nogil:
-        if t.writer_prev != NULL:
-            t.writer_prev.writer_next = t.writer_next
-        else:
-            self.garbage = t.writer_next
-        if t.writer_next != NULL:
-            t.writer_next.writer_prev = t.writer_prev
-        else:
-            self.garbage_tail = t.writer_prev
-        t.in_garbage = False
-        if t.handle:
-            arena_release(&self.table, t)
-        else:
-            self.recycle(t)
-
-    cdef void prune(self, Version* v) noexcept nogil:
-        """Frees a version that has just got a newer one above it, when no live snapshot selects it."""
-        cdef Txn* owner = v.owner
-        cdef uint64_t low = v.older.owner.commit_ts if v.older != NULL else 0
-        if snapshot_between(&self.clock, low, owner.commit_ts):
-            return
-        if v.flags & BEFORE_BLOB:
-            self.pool.forget(get64(version_value(v)))
-        table_unlink(&self.table, v)
-        if owner.live == 0 and owner.in_garbage:
-            self.leave_garbage(owner)
-
-    cdef bint discard(self, Txn* t, int* budget, Lack* lack) noexcept nogil:
-        """Frees versions of a committed transaction that no one can need; False when it stopped before the last."""
-        cdef Version* v
-        cdef Path path
-        cdef Cell cell
-        cdef int status
-        while t.newest != NULL:
-            v = t.newest
-            if v.linked:
-                if budget[0] <= 0:
-                    return False
-                budget[0] -= 1
-                if v.flags & LEFT_GHOST and self.trees[v.keyspace].state == TREE_LIVE \
-                        and table_find(&self.table, v.hash, v.keyspace, version_key(v), v.klen) == v:
-                    status = (<BTree>self.trees[v.keyspace].tree).prepare(version_key(v), v.klen, 0, &path, &cell, &lack.need)
-                    if status == AGAIN:
-                        return False
-                    if status == OK and cell.flags & VALUE_GHOST:
-                        (<BTree>self.trees[v.keyspace].tree).apply_remove(&path, v.lsn)
-                if v.flags & BEFORE_BLOB:
-                    self.pool.forget(get64(version_value(v)))
-                table_unlink(&self.table, v)
-            t.newest = v.previous
-        return True
-
-    cdef void collect(self, int budget) noexcept nogil:
-        """Frees what no snapshot can select; stops where a page would have to be fetched."""
-        cdef Lack lack
-        cdef uint64_t horizon = clock_horizon(&self.clock)
-        cdef Txn* t
-        lack_init(&lack)
-        while self.garbage != NULL and self.garbage.commit_ts <= horizon:
-            t = self.garbage
-            if not self.discard(t, &budget, &lack):
-                break
-            self.leave_garbage(t)
-        self.settle(&lack)
-        # Only what snapshots hold is held against them: garbage that merely waits for its turn ends without that.
-        if self.table.bytes > self.version_budget and self.garbage != NULL and self.garbage.commit_ts > horizon and self.clock.oldest_snapshot != NULL \
-                and self.clock.oldest_snapshot.snapshot < self.garbage_tail.commit_ts:
-            self.clock.oldest_snapshot.snapshot_lost = True
-            self.snapshots_lost += 1
-            snapshot_close(&self.clock, self.clock.oldest_snapshot)
-
-    cdef int collect_slowly(self) noexcept nogil:
-        """As collect, to the end, fetching pages. (Releases the latch now and then.)"""
-        cdef Lack lack
-        cdef int budget, status = OK
-        cdef Txn* t
-        lack_init(&lack)
-        while self.garbage != NULL and self.garbage.commit_ts <= clock_horizon(&self.clock):
-            t = self.garbage
-            budget = COLLECT_BUDGET
-            if self.discard(t, &budget, &lack):
-                self.leave_garbage(t)
-            elif lack.need.lack != LACK_NOTHING:
-                # What has been fetched stays pinned until the next try, or in a small cache one page would push out the other for ever.
-                status = need_secure(self.pool, &lack.need)
-                if status != OK:
-                    break
-                continue
-            self.settle(&lack)
-        self.settle(&lack)
-        return status
+            collect(self, COLLECT_BUDGET)

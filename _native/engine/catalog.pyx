@@ -1,0 +1,151 @@
+"""Keyspaces by name: see catalog.pxd."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+from ..base.coding cimport get32, put32
+from ..base.latch cimport latch_enter, latch_unlock
+from ..base.status cimport OK, AGAIN, E_USAGE, fail, raise_status
+from ..base.status import registered_errors
+from ..index.btree cimport BTree
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, TREE_DROPPING
+from .engine cimport Engine
+from .handles cimport CoreDatabase, CoreKeyspace
+from .recovery cimport make_tree
+from .steps cimport raise_lacking
+from .txnhandle cimport CoreTransaction
+
+cdef enum:
+    BTREE_BACKEND = 0
+
+
+cdef bytes encode_name(str name):
+    cdef bytes encoded = name.encode()
+    if not 1 <= len(encoded) <= 255:
+        raise ValueError(f"a keyspace's name takes 1 to 255 bytes in UTF-8; {name[:40]!r} takes {len(encoded)}")
+    return encoded
+
+
+cdef CoreKeyspace bind(CoreKeyspace k, CoreDatabase db, str name, uint32_t id):
+    """Makes a bare handle one of the live keyspace `id`."""
+    cdef BTree tree = <BTree>db.engine.txns.trees[id].tree
+    k.database = db
+    k.engine = db.engine
+    k.m = db.engine.txns
+    k.name = name
+    k.id = id
+    k.backend = "btree"
+    k.max_key = tree.max_key
+    k.max_inline = tree.max_inline
+    k.max_batch = tree.max_batch
+    return k
+
+
+cdef CoreKeyspace catalog_of(CoreDatabase db):
+    return bind(CoreKeyspace.__new__(CoreKeyspace), db, "", CATALOG)
+
+
+cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row):
+    cdef TxnManager m = db.engine.txns
+    cdef uint32_t id = get32(PyBytes_AS_STRING(row))
+    if id >= m.next_keyspace or m.trees[id].tree == NULL:
+        raise_status(fail(E_USAGE, b"the keyspace is gone"))
+    return bind(cls.__new__(cls), db, name, id)
+
+
+cdef bytes catalog_row(CoreTransaction txn, str name):
+    return txn.get(catalog_of(txn.database), encode_name(name), None)
+
+
+cdef list catalog_rows(CoreTransaction txn):
+    return [((<bytes>k).decode(), get32(PyBytes_AS_STRING(<bytes>v)), "btree") for k, v in txn.scan(catalog_of(txn.database))]
+
+
+cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend):
+    cdef Engine e = txn.engine
+    cdef TxnManager m = txn.m
+    cdef uint32_t id
+    cdef char row[CATALOG_ROW]
+    cdef CoreKeyspace catalog = catalog_of(txn.database)
+    cdef Lack lack
+    if backend != "btree":
+        raise registered_errors()["NotSupported"](f"backend {backend!r} does not exist; backends are: 'btree'")
+    encoded = encode_name(name)
+    lack_init(&lack)
+    txn.ready(catalog)
+    txn.change(OP_LOCK, catalog, encoded, None, &lack)
+    if txn.get(catalog, encoded) is not None:
+        raise ValueError(f"a keyspace named {name!r} exists already")
+    latch_enter(&e.latch)
+    id = m.next_keyspace
+    status = m.tree_admit(id)
+    if status == OK:
+        m.next_keyspace += 1
+    latch_unlock(&e.latch)
+    if status != OK:
+        raise_status(status)
+    make_tree(m, id, txn.t)
+    memset(row, 0, CATALOG_ROW)
+    put32(row, id)
+    row[4] = BTREE_BACKEND
+    try:
+        txn.change(OP_PUT, catalog, encoded, row[:CATALOG_ROW], &lack)
+    except BaseException:
+        latch_enter(&e.latch)
+        m.trees[id].created_by = NULL
+        m.trees[id].state = TREE_DROPPING
+        m.dropping += 1
+        latch_unlock(&e.latch)
+        raise
+    return keyspace_handle(txn.database, cls, name, row[:CATALOG_ROW])
+
+
+cdef int drop_keyspace(CoreTransaction txn, str name) except -1:
+    cdef bytes row = catalog_row(txn, name)
+    cdef Lack lack
+    cdef uint32_t id
+    cdef int status
+    if row is None:
+        raise KeyError(f"no keyspace named {name!r}")
+    id = get32(PyBytes_AS_STRING(row))
+    lack_init(&lack)
+    txn.t.deadline = 0
+    while True:                   # nobody else may have changes under way in it, and the drop shuts it in the same latch hold
+        latch_enter(&txn.engine.latch)
+        status = txn.still()
+        if status == OK:
+            status = txn.m.check(txn.t, True)
+        if status == OK:
+            status = txn.m.writers_in(txn.t, id, &lack)
+        if status == OK:
+            key = encode_name(name)
+            status = txn.m.write(txn.t, OP_DELETE, CATALOG, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), NULL, 0, 0, 0, 0, &lack)
+        if status != AGAIN:
+            txn.m.settle(&lack)
+        latch_unlock(&txn.engine.latch)
+        if status == OK:
+            return 0
+        if status != AGAIN:
+            raise_lacking(txn.m, status, &lack)
+        txn.obtain(&lack)
+
+
+cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1:
+    cdef CoreKeyspace catalog = catalog_of(txn.database)
+    cdef Lack lack
+    cdef bytes row = catalog_row(txn, old)
+    cdef int depth
+    if row is None:
+        raise KeyError(f"no keyspace named {old!r}")
+    lack_init(&lack)
+    txn.change(OP_LOCK, catalog, encode_name(new), None, &lack)
+    if catalog_row(txn, new) is not None:
+        raise ValueError(f"a keyspace named {new!r} exists already")
+    depth = txn.save()
+    try:
+        txn.change(OP_DELETE, catalog, encode_name(old), None, &lack)
+        txn.change(OP_PUT, catalog, encode_name(new), row, &lack)
+    except BaseException:
+        txn.take_back(depth)
+        raise
+    txn.release(depth)
+    return 0

@@ -1,0 +1,25 @@
+"""What Python holds of a transaction.  The rules of handles.pxd are this one's too."""
+from libc.stdint cimport uint64_t
+from ..txn.transaction cimport TxnManager, Lack
+from ..txn.versions cimport Txn
+from .engine cimport Engine
+from .handles cimport CoreDatabase, CoreKeyspace
+
+cdef class CoreTransaction:
+    cdef readonly CoreDatabase database
+    cdef Engine engine
+    cdef TxnManager m
+    cdef Txn* t
+    cdef bint in_use                # a thread is inside an operation that let the GIL go
+    cdef uint64_t ended_id
+    cdef uint64_t ended_ts
+    cdef object __weakref__
+    cdef int ready(self, CoreKeyspace keyspace) except -1
+    cdef int idle(self) except -1
+    cdef int still(self) noexcept
+    cdef bytes large(self, uint64_t pid, uint64_t length)
+    cdef int obtain(self, Lack* lack) except -1
+    cdef int take_back(self, int depth) except -1
+    cdef void give_up_blob(self) noexcept
+    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2
+    cdef object finish_now(self)

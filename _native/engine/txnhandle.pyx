@@ -1,0 +1,636 @@
+"""The handle of a transaction: see txnhandle.pxd."""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_CheckExact
+from cpython.object cimport PyObject
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from itertools import islice
+from ..base.latch cimport latch_enter, latch_lock, latch_try, latch_unlock
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_THREAD, E_TXN_CLOSED, E_USAGE, fail, raise_status
+from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
+from ..page.layout cimport VALUE_BLOB, BLOB_REF
+from ..txn.blob cimport blob_put
+from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_LOCK
+from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED
+from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
+from .cursor cimport CoreCursor
+from .engine cimport Engine
+from .handles cimport CoreKeyspace
+from .steps cimport MAX_VALUE, to_bytes, too_long, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn
+
+cdef extern from "Python.h":
+    void drop "Py_XDECREF"(PyObject*)
+    PyObject* list_item "PyList_GET_ITEM"(object, Py_ssize_t) noexcept      # borrowed
+
+cdef extern from *:
+    """
+    /* A (bytes, bytes) tuple within the limits: what put_many writes without touching another Python object. */
+    static inline int el_is_plain(PyObject* o, uint32_t max_key, uint32_t max_inline) {
+        PyObject *k, *v;
+        if (!PyTuple_CheckExact(o) || PyTuple_GET_SIZE(o) != 2) return 0;
+        k = PyTuple_GET_ITEM(o, 0); v = PyTuple_GET_ITEM(o, 1);
+        return PyBytes_CheckExact(k) && PyBytes_CheckExact(v) && (size_t)PyBytes_GET_SIZE(k) <= max_key
+            && (size_t)PyBytes_GET_SIZE(k) + (size_t)PyBytes_GET_SIZE(v) <= max_inline;
+    }
+    #define EL_KEY(o) PyBytes_AS_STRING(PyTuple_GET_ITEM((PyObject*)(o), 0))
+    #define EL_KLEN(o) ((size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM((PyObject*)(o), 0)))
+    #define EL_VALUE(o) PyBytes_AS_STRING(PyTuple_GET_ITEM((PyObject*)(o), 1))
+    #define EL_VLEN(o) ((size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM((PyObject*)(o), 1)))
+    """
+    bint is_plain "el_is_plain"(PyObject* o, uint32_t max_key, uint32_t max_inline) noexcept nogil
+    const char* plain_key "EL_KEY"(PyObject* o) noexcept nogil
+    size_t plain_klen "EL_KLEN"(PyObject* o) noexcept nogil
+    const char* plain_value "EL_VALUE"(PyObject* o) noexcept nogil
+    size_t plain_vlen "EL_VLEN"(PyObject* o) noexcept nogil
+
+
+cdef object MISSING = object()
+
+
+cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_ssize_t n) noexcept:
+    """Latch held: looks the next keys of a batch up together, so that their cache misses overlap; what is found is not used.  An ascending load
+    has its leaf at hand already."""
+    cdef const char* p[MAX_BATCH]
+    cdef size_t k[MAX_BATCH]
+    cdef Cell cells[MAX_BATCH]
+    cdef int statuses[MAX_BATCH]
+    cdef Need unused
+    cdef PyObject* item
+    cdef int count = 0
+    if keyspace.id >= m.next_keyspace or m.trees[keyspace.id].tree == NULL or (<BTree>m.trees[keyspace.id].tree).streak:
+        return
+    while count < keyspace.max_batch and i + count < n:
+        item = list_item(work, i + count)
+        if not is_plain(item, keyspace.max_key, keyspace.max_inline):
+            break
+        p[count] = plain_key(item)
+        k[count] = plain_klen(item)
+        count += 1
+    if count > 1:
+        need_init(&unused)
+        (<BTree>m.trees[keyspace.id].tree).find_many(p, k, count, cells, statuses, &unused)
+
+
+@cython.no_gc_clear
+cdef class CoreTransaction:
+    """A transaction, used by one thread at a time; commits at the end of its `with` block, aborts on an exception."""
+
+    def __dealloc__(self):
+        if self.t != NULL and self.engine is not None and not self.engine.foreign_process():
+            self.m.queue_abort(self.t)
+            self.t = NULL
+            if latch_try(&self.engine.latch):      # never waited for: this may run anywhere
+                self.engine.poke()
+                latch_unlock(&self.engine.latch)
+
+    cdef int idle(self) except -1:
+        if self.in_use:
+            raise_status(fail(E_THREAD, b"another thread is inside an operation of this transaction: give each thread a transaction of its own"))
+        if self.engine.foreign_process():
+            raise_status(fail(E_FORK, b"this transaction belongs to the parent process: open the database again in this one"))
+        return 0
+
+    cdef int still(self) noexcept:
+        """GIL and latch held: whether, while the latch was waited for without the GIL, no other thread has taken or ended the transaction."""
+        if self.t == NULL:
+            return fail(E_TXN_CLOSED, b"the transaction has ended")
+        if self.in_use:
+            return fail(E_THREAD, b"another thread is inside an operation of this transaction: give each thread a transaction of its own")
+        return OK
+
+    cdef bytes large(self, uint64_t pid, uint64_t length):
+        """A large value that the snapshot sees."""
+        self.in_use = True
+        try:
+            value = fetch_blob(self.engine, pid, length)
+        except BaseException:
+            if self.t != NULL and self.t.snapshot_lost:
+                raise_status(self.m.check(self.t, False))
+            raise
+        finally:
+            self.in_use = False
+        # The snapshot is marked lost before what it needs is let go of: asked after reading, the answer covers the reading.
+        if self.t != NULL and self.t.snapshot_lost:
+            raise_status(self.m.check(self.t, False))
+        return value
+
+    cdef int ready(self, CoreKeyspace keyspace) except -1:
+        if self.in_use or self.engine.foreign_process():
+            self.idle()
+        if keyspace.engine is not self.engine:
+            raise_status(fail(E_USAGE, b"the keyspace belongs to another database (or another opening of this one)"))
+        if self.t == NULL:
+            raise_status(fail(E_CLOSED if self.engine.closing else E_TXN_CLOSED, b"the transaction has ended"))
+        return 0
+
+    cdef int obtain(self, Lack* lack) except -1:
+        self.in_use = True
+        try:
+            obtain_for(self.engine, self.t, lack)
+        finally:
+            self.in_use = False
+        return 0
+
+    @property
+    def read_only(self):
+        """Whether it refuses writes."""
+        return self.t != NULL and bool(self.t.read_only)
+
+    @property
+    def state(self):
+        """"active", "committed", "aborted" or "unknown"."""
+        if self.t == NULL:
+            return "committed" if self.ended_ts or self.ended_id == 0 else "aborted"
+        return ("active", "committing", "committed", "active", "aborted", "unknown")[self.t.state]
+
+    @property
+    def snapshot(self):
+        """The commit timestamp it reads at."""
+        return self.t.snapshot if self.t != NULL else 0
+
+    @property
+    def id(self):
+        """Its number in the log; 0 until it has written."""
+        return self.t.id if self.t != NULL else self.ended_id
+
+    @property
+    def commit_ts(self):
+        """Its commit timestamp; 0 before, and for one that wrote nothing."""
+        return self.t.commit_ts if self.t != NULL else self.ended_ts
+
+    # --- reading
+
+    def get(self, CoreKeyspace keyspace not None, key, default=None):
+        """The value of a key, or `default`."""
+        cdef bytes k = <bytes>key if PyBytes_CheckExact(key) else to_bytes(key, "key")
+        cdef Engine e = self.engine
+        cdef TxnManager m = self.m
+        cdef Found f
+        cdef Lack lack
+        cdef PyObject* raw = NULL
+        cdef uint64_t pid = 0, length = 0
+        cdef int status
+        self.ready(keyspace)
+        lack_init(&lack)
+        while True:
+            latch_enter(&e.latch)
+            status = self.still()
+            if status == OK:
+                status = m.check(self.t, False)
+            if status == OK:
+                status = m.read(self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
+            if status == OK:
+                raw = shelter_value(m, &f, &pid, &length)
+            if status != AGAIN and lack.need.pinned:
+                m.settle(&lack)
+            latch_unlock(&e.latch)
+            if status == OK:
+                if raw != NULL:
+                    result = <object>raw
+                    drop(raw)
+                    return result
+                if pid == 0:
+                    raise MemoryError("no memory for a value")
+                return self.large(pid, length)
+            if status == ABSENT:
+                return default
+            if status != AGAIN:
+                raise_lacking(m, status, &lack)
+            self.obtain(&lack)
+
+    def contains(self, CoreKeyspace keyspace not None, key):
+        """Whether the key is there."""
+        return self.get(keyspace, key, MISSING) is not MISSING
+
+    def get_many(self, CoreKeyspace keyspace not None, keys):
+        """The values of many keys, in their order; None for those absent."""
+        cdef list wanted = [to_bytes(each, "key") for each in keys]
+        cdef list result = []
+        cdef Engine e = self.engine
+        cdef TxnManager m = self.m
+        cdef Lack lack
+        cdef Found f
+        cdef const char* p[MAX_BATCH]
+        cdef size_t n[MAX_BATCH]
+        cdef Cell cells[MAX_BATCH]
+        cdef int statuses[MAX_BATCH]
+        cdef PyObject* raw[MAX_BATCH]
+        cdef uint64_t pids[MAX_BATCH]
+        cdef uint64_t lengths[MAX_BATCH]
+        cdef Py_ssize_t i, first = 0, count, total = len(wanted)
+        cdef int status
+        cdef bytes k
+        self.ready(keyspace)
+        lack_init(&lack)
+        while first < total:
+            count = total - first if total - first < keyspace.max_batch else keyspace.max_batch
+            for i in range(count):
+                k = <bytes>wanted[first + i]
+                p[i] = PyBytes_AS_STRING(k)
+                n[i] = PyBytes_GET_SIZE(k)
+            latch_enter(&e.latch)
+            status = self.still()
+            if status == OK:
+                status = m.check(self.t, False)
+            if status == OK:
+                status = m.readable(self.t, keyspace.id)
+            if status == OK:
+                status = (<BTree>m.trees[keyspace.id].tree).find_many(p, n, <int>count, cells, statuses, &lack.need)
+            if status == OK:
+                for i in range(count):
+                    raw[i] = NULL
+                    pids[i] = 0
+                    if statuses[i] == OK and m.visible(self.t, keyspace.id, p[i], n[i], &cells[i], &f) == OK:
+                        raw[i] = shelter_value(m, &f, &pids[i], &lengths[i])
+                        if raw[i] == NULL and pids[i] == 0:
+                            status = E_NOMEM
+            if status != AGAIN and lack.need.pinned:
+                m.settle(&lack)
+            latch_unlock(&e.latch)
+            if status == AGAIN:
+                self.obtain(&lack)
+                continue
+            if status != OK:
+                raise_lacking(m, status, &lack)
+            for i in range(count):
+                if raw[i] != NULL:
+                    result.append(<object>raw[i])
+                    drop(raw[i])
+                else:
+                    result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
+            first += count
+        return result
+
+    def scan(self, CoreKeyspace keyspace not None, start=None, stop=None, *, prefix=None, bint reverse=False, limit=None, bint keys=True,
+             bint values=True):
+        """An iterator over a half-open range of keys: (key, value) tuples, or keys or values alone."""
+        self.ready(keyspace)
+        return CoreCursor(self, keyspace, start, stop, prefix, reverse, limit, keys, values)
+
+    # --- writing
+
+    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2:
+        """One write, in as many steps as it takes; OK or ABSENT."""
+        cdef Engine e = self.engine
+        cdef TxnManager m = self.m
+        cdef const char* p = PyBytes_AS_STRING(value) if value is not None else NULL
+        cdef size_t n = PyBytes_GET_SIZE(value) if value is not None else 0
+        cdef char reference[BLOB_REF]
+        cdef uint16_t flags = 0
+        cdef uint64_t number = 0
+        cdef int status
+        if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
+            too_long(keyspace.max_key, key)
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        self.t.deadline = 0
+        if n + PyBytes_GET_SIZE(key) > keyspace.max_inline and op == OP_PUT:
+            if n > MAX_VALUE:
+                raise ValueError(f"the value has {n} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")
+            # The row lock first: who waits or loses does so before the value is written anywhere.
+            self.change(OP_LOCK, keyspace, key, None, lack)
+            self.in_use = True
+            with nogil:
+                latch_lock(&e.latch)
+                status = e.admit()
+                if status == OK:
+                    status = blob_put(m, self.t, p, n, &number, reference, lack)
+                    e.leave()
+                latch_unlock(&e.latch)
+            self.in_use = False
+            if status != OK:
+                raise_lacking(m, status, lack)
+            p = reference
+            n = BLOB_REF
+            flags = VALUE_BLOB
+        self.t.deadline = 0              # each operation has lock_timeout to itself
+        while True:
+            latch_enter(&e.latch)
+            status = self.still()
+            if status == OK:
+                status = m.write(self.t, op, keyspace.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, flags, number, 0, lack)
+            if status == OK:
+                after_writes(e)
+            if status != AGAIN and lack.need.pinned:
+                m.settle(lack)
+            latch_unlock(&e.latch)
+            if status == OK or status == ABSENT:
+                self.t.deadline = 0
+                return status
+            if status != AGAIN:
+                self.give_up_blob()
+                raise_lacking(m, status, lack)
+            try:
+                self.obtain(lack)
+            except BaseException:
+                self.give_up_blob()
+                raise
+
+    cdef void give_up_blob(self) noexcept:
+        """Frees a large value that was written and could not be linked."""
+        latch_enter(&self.engine.latch)
+        if self.t != NULL and self.t.blob_pid and not self.engine.closing:
+            self.m.pool.forget(self.t.blob_pid)
+            self.t.blob_pid = self.t.blob_lsn = 0
+        latch_unlock(&self.engine.latch)
+
+    def put(self, CoreKeyspace keyspace not None, key, value):
+        """Sets the value of a key."""
+        cdef Lack lack
+        self.ready(keyspace)
+        lack_init(&lack)
+        self.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
+
+    def delete(self, CoreKeyspace keyspace not None, key, bint blind=False):
+        """Deletes a key; whether it was there (blind: None, without saying)."""
+        cdef Lack lack
+        cdef int status
+        self.ready(keyspace)
+        lack_init(&lack)
+        status = self.change(OP_DELETE, keyspace, to_bytes(key, "key"), None, &lack)
+        return None if blind else status == OK
+
+    def put_many(self, CoreKeyspace keyspace not None, pairs):
+        """Sets many keys, or after an error none of them; returns how many."""
+        cdef Engine e = self.engine
+        cdef TxnManager m = self.m
+        cdef Lack lack
+        cdef int status = OK
+        cdef Py_ssize_t i, n
+        cdef list work
+        cdef PyObject* item
+        cdef int stretch, depth
+        cdef uint32_t max_key = keyspace.max_key, max_inline = keyspace.max_inline
+        self.ready(keyspace)
+        lack_init(&lack)
+        if hasattr(pairs, "items"):
+            pairs = pairs.items()
+        work = list(pairs)
+        n = len(work)
+        i = 0
+        self.ready(keyspace)              # the iterable may have ended the transaction
+        self.t.deadline = 0
+        depth = self.save()
+        try:
+            while i < n:
+                # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
+                latch_enter(&e.latch)
+                warm(m, keyspace, work, i, n)
+                status = self.still()
+                stretch = 0
+                while status == OK and i < n and stretch < keyspace.max_batch:
+                    item = list_item(work, i)
+                    if not is_plain(item, max_key, max_inline):
+                        break
+                    status = m.write(self.t, OP_PUT, keyspace.id, plain_key(item), plain_klen(item), plain_value(item), plain_vlen(item), 0, 0, 0, &lack)
+                    if status != OK:
+                        break
+                    i += 1
+                    stretch += 1
+                after_writes(e)
+                if status != AGAIN and lack.need.pinned:
+                    m.settle(&lack)
+                latch_unlock(&e.latch)
+                if status == AGAIN:
+                    self.obtain(&lack)
+                elif status != OK:
+                    raise_lacking(m, status, &lack)
+                elif i < n and not is_plain(list_item(work, i), max_key, max_inline):
+                    key, value = work[i]
+                    self.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
+                    i += 1
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
+        return n
+
+    def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):
+        """Deletes every key of a half-open range that this transaction sees; returns how many."""
+        cdef Lack lack
+        cdef Py_ssize_t count = 0
+        cdef int depth
+        lack_init(&lack)
+        scan = self.scan(keyspace, start, stop, values=False)
+        depth = self.save()
+        try:
+            while True:                   # by the batch: a change sends the scan back to the tree
+                keys = list(islice(scan, MAX_BATCH))
+                if not keys:
+                    break
+                for key in keys:
+                    count += self.change(OP_DELETE, keyspace, key, None, &lack) == OK
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
+        return count
+
+    cdef int take_back(self, int depth) except -1:
+        """Undoes the half of an operation that was done (law 14); where that fails too, only the abort is left."""
+        if self.t == NULL or self.t.state != TXN_ACTIVE:
+            return 0
+        try:
+            self.rollback_to(depth)
+        except BaseException:
+            latch_enter(&self.engine.latch)
+            if self.t != NULL and not self.t.undoing:
+                self.t.undo_to = self.t.savepoints[depth - 1].lsn
+                self.t.undoing = True
+            latch_unlock(&self.engine.latch)
+            raise
+        return 0
+
+    def get_for_update(self, CoreKeyspace keyspace not None, key, default=None):
+        """The value of a key, whose row stays locked until the end of the transaction."""
+        cdef Lack lack
+        cdef bytes k = to_bytes(key, "key")
+        self.ready(keyspace)
+        lack_init(&lack)
+        self.change(OP_LOCK, keyspace, k, None, &lack)
+        return self.get(keyspace, k, default)
+
+    # --- ending
+
+    cdef object finish_now(self):
+        """Lets go of the ended transaction."""
+        latch_enter(&self.engine.latch)
+        if self.t != NULL:                 # another thread may have come first while the latch was waited for
+            self.ended_id = self.t.id
+            self.ended_ts = self.t.commit_ts if self.t.state == TXN_COMMITTED else 0
+            if self.t.state == TXN_ABORTED and self.ended_id == 0:
+                self.ended_id = <uint64_t>-1
+            self.m.finish(self.t)
+            self.t = NULL
+        latch_unlock(&self.engine.latch)
+
+    def commit(self):
+        """Ends the transaction; its changes are visible, and as durable as asked, when this returns."""
+        cdef int status
+        cdef bint catalog
+        self.idle()
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        latch_enter(&self.engine.latch)
+        status = self.still()
+        if status == OK:
+            status = self.m.check(self.t, False)
+        if status != OK:
+            latch_unlock(&self.engine.latch)
+            raise_status(status)
+        catalog = self.t.catalog
+        self.in_use = True
+        try:
+            status = commit_txn(self.engine, self.t)
+        finally:
+            self.in_use = False
+        if status != OK:
+            raise_status(status)
+        self.finish_now()
+        if catalog:
+            self.engine.refresh_names()
+
+    def abort(self):
+        """Undoes everything; does nothing once the transaction has ended."""
+        cdef Lack lack
+        cdef int status
+        cdef Engine e = self.engine
+        cdef Txn* t = self.t
+        cdef TxnManager m = self.m
+        if t == NULL or e.foreign_process():
+            return
+        self.idle()
+        if t.state != TXN_ACTIVE and t.state != TXN_ABORTING:
+            return
+        if e.closing:
+            return
+        lack_init(&lack)
+        latch_enter(&e.latch)
+        status = self.still()
+        if status == OK:
+            status = m.abort(t, &lack)
+            m.settle(&lack)
+        latch_unlock(&e.latch)
+        if status == AGAIN:
+            self.in_use = True
+            with nogil:
+                latch_lock(&e.latch)
+                status = e.admit()
+                if status == OK:
+                    while True:
+                        status = m.abort(t, &lack)
+                        if status != AGAIN:
+                            break
+                        status = m.secure(t, &lack)
+                        if status != OK:
+                            break
+                    e.leave()
+                m.settle(&lack)
+                latch_unlock(&e.latch)
+            self.in_use = False
+            if status == E_CLOSED:
+                return                     # close() rolls back what is open
+        if status != OK:
+            raise_lacking(m, status, &lack)
+        self.finish_now()
+
+    def save(self):
+        """Opens a savepoint inside those open; returns its depth."""
+        cdef int status
+        self.idle()
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        latch_enter(&self.engine.latch)
+        status = self.still()
+        if status == OK:
+            status = self.m.check(self.t, False)
+        if status == OK:
+            status = self.m.save(self.t)
+        latch_unlock(&self.engine.latch)
+        if status != OK:
+            raise_status(status)
+        return self.t.depth
+
+    def rollback_to(self, int depth):
+        """Undoes what was done since savepoint `depth` was opened; closes it and those inside it."""
+        cdef Lack lack
+        cdef int status
+        cdef Engine e = self.engine
+        cdef TxnManager m = self.m
+        self.idle()
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        if depth < 1 or depth > self.t.depth:
+            raise_status(fail(E_TXN_CLOSED, b"the savepoint has been closed"))
+        lack_init(&lack)
+        self.in_use = True
+        with nogil:
+            latch_lock(&e.latch)
+            status = e.admit()
+            if status == OK:
+                while True:
+                    status = m.rollback_to(self.t, depth, &lack)
+                    if status != AGAIN:
+                        break
+                    status = m.secure(self.t, &lack)
+                    if status != OK:
+                        break
+                e.leave()
+            m.settle(&lack)
+            latch_unlock(&e.latch)
+        self.in_use = False
+        if status != OK:
+            raise_status(status)
+
+    def release(self, int depth):
+        """Closes savepoint `depth` and those inside it; the changes stay."""
+        cdef int status
+        self.idle()
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        if depth < 1 or depth > self.t.depth:
+            raise_status(fail(E_TXN_CLOSED, b"the savepoint has been closed"))
+        latch_enter(&self.engine.latch)
+        status = self.still()
+        if status == OK and depth <= self.t.depth:
+            self.t.depth = depth - 1
+        latch_unlock(&self.engine.latch)
+        if status != OK:
+            raise_status(status)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.t == NULL:
+            return
+        if kind is None:
+            try:
+                self.commit()
+            except BaseException:
+                if self.t != NULL and self.t.state == TXN_ACTIVE:
+                    self.abort()
+                raise
+        else:
+            self.abort()
+
+    # --- the catalogue
+
+    def catalog_row(self, str name):
+        """The catalogue's row for a keyspace name, or None."""
+        return catalog_row(self, name)
+
+    def catalog_rows(self):
+        """(name, id, backend) of every keyspace this transaction sees."""
+        return catalog_rows(self)
+
+    def create_keyspace(self, type cls, str name, str backend="btree"):
+        """Makes a keyspace; it exists for others once this transaction commits."""
+        return create_keyspace(self, cls, name, backend)
+
+    def drop_keyspace(self, str name):
+        """Drops a keyspace and all that is in it, when this transaction commits."""
+        drop_keyspace(self, name)
+
+    def rename_keyspace(self, str old, str new):
+        """Renames a keyspace, when this transaction commits."""
+        rename_keyspace(self, old, new)
