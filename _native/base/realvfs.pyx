@@ -231,6 +231,7 @@ cdef extern from *:
 cdef enum:
     WINDOW = 1 << 20
     STEP = 1 << 14           # what is brought in ahead of the tail, and the most a commit's sync writes for nothing
+    SMALL = 2048             # bringing in the pages of more than this costs more than a system call
 
 
 cdef void drop_window(RealFile* f) noexcept nogil:
@@ -374,7 +375,7 @@ cdef class RealVfs(Vfs):
         cdef int e = 0
         if f == NULL:
             return stale_handle(handle)
-        if f.no_window:
+        if f.no_window or n > SMALL:
             return self.write(handle, buf, n, offset)
         latch_lock(&f.latch)
         while n > 0:

@@ -625,7 +625,7 @@ cdef class LogWriter:
         """Makes a file of zeros at `path`, every block of it written."""
         cdef uint64_t at = 0
         cdef size_t n
-        cdef int rc = self.vfs.open(path, VFS_WRITE | VFS_CREATE, handle)
+        cdef int rc = self.vfs.open(path, VFS_WRITE | VFS_CREATE | VFS_TAIL, handle)    # in folios as write_tail wants them
         if rc != OK:
             return rc
         rc = self.vfs.truncate(handle[0], 0)

@@ -6,7 +6,7 @@ from .transaction cimport TxnManager
 from .versions cimport Version
 
 cdef enum:
-    COLLECT_BUDGET = 512        # versions freed on the way at the end of a transaction; more waits for the next one
+    COLLECT_BUDGET = 4096       # versions freed on the way at the end of a transaction; more waits for the next one, or the background
 
 cdef void prune(TxnManager m, Version* v) noexcept nogil
 cdef void collect(TxnManager m, int budget) noexcept nogil

@@ -95,12 +95,17 @@ cdef struct Txn:
     Txn* orphan_next            # handles dropped without commit or abort, queued without the latch
     uint64_t wakes              # begun anew, or let rows go: who was about to wait for it looks again
 
+cdef enum:
+    SPARE_SIZES = 8             # 2 KiB to 256 KiB
+
 cdef struct VersionTable:
     Version** buckets
     uint64_t mask
     uint64_t chains             # keys with versions
     uint64_t live               # versions in the table
-    uint64_t bytes              # of all arenas
+    uint64_t bytes              # of all arenas in use
+    Arena* spares[SPARE_SIZES]  # arenas not in use, by size
+    uint64_t spare_bytes
 
 cdef int table_init(VersionTable* t) noexcept nogil
 cdef void table_destroy(VersionTable* t) noexcept nogil

@@ -1,12 +1,13 @@
 """The version table: see versions.pxd.  Everything here is under the engine latch."""
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, malloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from ..base.status cimport OK, E_NOMEM, fail
 
 cdef enum:
     FIRST_ARENA = 1024
     LARGEST_ARENA = 256 * 1024
+    SPARE_BYTES = 1 << 20       # arenas kept for the next transactions
     FIRST_BUCKETS = 1024
 
 
@@ -15,11 +16,20 @@ cdef int table_init(VersionTable* t) noexcept nogil:
     if t.buckets == NULL:
         return fail(E_NOMEM, "no memory for the version table")
     t.mask = FIRST_BUCKETS - 1
-    t.chains = t.live = t.bytes = 0
+    t.chains = t.live = t.bytes = t.spare_bytes = 0
+    memset(t.spares, 0, sizeof(t.spares))
     return OK
 
 
 cdef void table_destroy(VersionTable* t) noexcept nogil:
+    cdef Arena* a
+    cdef int i
+    for i in range(SPARE_SIZES):
+        while t.spares[i] != NULL:
+            a = t.spares[i]
+            t.spares[i] = a.next
+            free(a)
+    t.spare_bytes = 0
     free(t.buckets)
     t.buckets = NULL
 
@@ -49,6 +59,44 @@ cdef inline size_t footprint(size_t klen, size_t vlen) noexcept nogil:
     return (sizeof(Version) + klen + vlen + 7) & ~<size_t>7
 
 
+cdef inline int spare_list(size_t size) noexcept nogil:
+    """Which list of spare arenas one of that size belongs in: a power of two from 2 * FIRST_ARENA to LARGEST_ARENA; else -1."""
+    cdef int i
+    for i in range(SPARE_SIZES):
+        if size == <size_t>(2 * FIRST_ARENA) << i:
+            return i
+    return -1
+
+
+cdef Arena* take_arena(VersionTable* t, size_t size) noexcept nogil:
+    cdef int i = spare_list(size)
+    cdef Arena* a
+    if i >= 0 and t.spares[i] != NULL:
+        a = t.spares[i]
+        t.spares[i] = a.next
+        t.spare_bytes -= size
+    else:
+        a = <Arena*>malloc(sizeof(Arena) + size)
+        if a == NULL:
+            return NULL
+        a.size = size
+    a.used = 0
+    return a
+
+
+cdef void drop_arena(VersionTable* t, Arena* a) noexcept nogil:
+    """Keeps it for the next transaction while there are few: given back to the allocator, its pages would go back to the system at the
+    end of each large transaction, and be cleared and mapped again in the next."""
+    cdef int i = spare_list(a.size)
+    t.bytes -= a.size
+    if i >= 0 and t.spare_bytes + a.size <= SPARE_BYTES:
+        a.next = t.spares[i]
+        t.spares[i] = a
+        t.spare_bytes += a.size
+    else:
+        free(a)
+
+
 cdef int table_reserve(VersionTable* t, Txn* txn, size_t klen, size_t vlen) noexcept nogil:
     cdef size_t need = footprint(klen, vlen), size
     cdef Arena* a = txn.arena
@@ -61,11 +109,9 @@ cdef int table_reserve(VersionTable* t, Txn* txn, size_t klen, size_t vlen) noex
         size = LARGEST_ARENA
     if size < need:
         size = need
-    a = <Arena*>malloc(sizeof(Arena) + size)
+    a = take_arena(t, size)
     if a == NULL:
         return fail(E_NOMEM, "no memory for the before-image of a change")
-    a.size = size
-    a.used = 0
     a.next = txn.arena
     txn.arena = a
     txn.bytes += size
@@ -143,12 +189,10 @@ cdef void arena_release(VersionTable* t, Txn* txn) noexcept nogil:
     # The smallest arena stays with the transaction's structure, which is used again: a small transaction then allocates nothing.
     while a.next != NULL:
         following = a.next
-        t.bytes -= a.size
-        free(a)
+        drop_arena(t, a)
         a = following
     if a.size > FIRST_ARENA:
-        t.bytes -= a.size
-        free(a)
+        drop_arena(t, a)
         a = NULL
     else:
         a.used = 0
