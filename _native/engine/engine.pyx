@@ -690,7 +690,7 @@ cdef class Engine:
                     self.txns.publish()
                 self.last_lazy_flush = monotonic_micros()
                 wait = self.lazy_interval
-            if not self.poked:
+            if not self.poked and not self.stopping:       # either may have come while the flush had let the latch go
                 # With nothing lazy outstanding there is nothing to wake up for.
                 condition_wait(&self.wake, &self.latch, wait if self.log.synced_lsn < self.txns.lazy_lsn else -1)
             if self.stopping:

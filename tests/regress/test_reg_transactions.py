@@ -247,3 +247,18 @@ def test_clearing_a_keyspace_takes_no_longer_than_filling_it(db, ks):
     began = time.perf_counter()
     ks.clear()
     assert len(ks) == 0 and time.perf_counter() - began < 0.2 + 8 * filled
+
+
+def test_closing_does_not_miss_a_background_thread_that_is_inside_a_lazy_sync():
+    """close() told the background thread to stop while that was syncing lazy commits, without the latch; it then went
+    to sleep without looking, and close() waited for it for ever."""
+    run("""
+        import enginelib, time
+        for n in range(150):
+            db = enginelib.open(":memory:", durability="lazy", lazy_interval=0.001)
+            ks = db.keyspace("space")
+            began = time.perf_counter()
+            while time.perf_counter() - began < 0.001 + n % 20 * 0.0001:
+                ks[b"k"] = b"v" * 1000
+            db.close()
+    """)
