@@ -308,6 +308,7 @@ cdef class Engine:
         if fresh:
             status = self.vfs.rename(self.directory + b"/pages.new", self.pages_path)
             if status == OK:
+                self.store.renamed(self.pages_path)
                 status = self.vfs.sync_dir(self.directory)
             if status != OK:
                 raise_status(status)

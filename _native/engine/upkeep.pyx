@@ -101,8 +101,9 @@ def verify(CoreDatabase db, progress):
     cdef Engine e = db.engine
     cdef TxnManager m = e.txns
     cdef uint32_t i
-    cdef uint64_t before
+    cdef uint64_t end_lsn, turnover
     cdef list findings = []
+    cdef list doubts = []           # findings only if nothing changed under the walk
     cdef set pids = set()
     names = {}
     with db.core_transaction_plain() as txn:
@@ -113,30 +114,33 @@ def verify(CoreDatabase db, progress):
         latch_lock(&e.latch)
         while e.reaping:
             e.wait_checkpoint()
-        e.reaping = True              # trees being dropped stay whole while they are walked
+        e.reaping = True              # trees being dropped stay whole while they are looked at
+        end_lsn = e.log.end_lsn
+        turnover = e.store.turnover
         latch_unlock(&e.latch)
     try:
-        before = e.log.end_lsn
         for i in range(m.next_keyspace):
             if m.trees[i].state == TREE_NONE or m.trees[i].tree == NULL:
                 continue
             name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
             if progress is not None:
                 progress(f"keyspace {name}")
-            result = check_tree(<BTree>m.trees[i].tree, pids, findings, True)
+            result = check_tree(<BTree>m.trees[i].tree, pids, findings, doubts, True)
             counts["keyspaces"][name] = result
+        held_blobs(e, pids)
+        if progress is not None:
+            progress("page file")
+        if not e.read_only:
+            store_check(e.store, pids, findings, doubts)
     finally:
         latch_enter(&e.latch)
         e.reaping = False
         if e.work_waits():
             e.poke()
+        quiet = e.log.end_lsn == end_lsn and e.store.turnover == turnover
         latch_unlock(&e.latch)
-    held_blobs(e, pids)
-    if progress is not None:
-        progress("page file")
-    # Pages that no tree names are a finding only when nothing moved under the walk.
-    if e.log.end_lsn == before and not e.read_only:
-        store_check(e.store, pids, findings)
+    if quiet:
+        findings.extend(doubts)
     if progress is not None:
         progress("log")
     try:

@@ -462,7 +462,7 @@ cdef class BTreeDoor:
         """(report, findings)"""
         findings = []
         pids = set()
-        report = check_tree(self.tree, pids, findings, read_blobs)
+        report = check_tree(self.tree, pids, findings, findings, read_blobs)
         latch_enter(&self.latch)
         findings.extend({"what": what} for what in pool_check(self.pool))
         latch_unlock(&self.latch)
@@ -471,7 +471,7 @@ cdef class BTreeDoor:
 
     def check_store(self, set pids):
         findings = []
-        store_check(self.store, pids, findings)
+        store_check(self.store, pids, findings, findings)
         return findings
 
     def destroy(self, int budget):

@@ -214,7 +214,7 @@ cdef void add(list findings, uint32_t keyspace, uint64_t pid, what):
     findings.append({"file": "pages.dat", "keyspace": keyspace, "page": pid, "what": what})
 
 
-cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, bint read_blobs):
+cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, list doubts, bint read_blobs):
     cdef Walk* w = <Walk*>malloc(sizeof(Walk))
     cdef int status, i
     cdef dict pages = {}
@@ -249,13 +249,13 @@ cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, l
                 pages[w.levels[i]] = pages.get(w.levels[i], 0) + 1
                 used[w.levels[i]] = used.get(w.levels[i], 0) + w.used[i]
                 if w.pids[i] in pids:
-                    add(findings, keyspace, w.pids[i], "the page is used twice")
+                    add(doubts, keyspace, w.pids[i], "the page is used twice")
                 pids.add(w.pids[i])
             for i in range(w.blobs):
                 blobs += 1
                 blob_bytes += w.blob[i].length
                 if w.blob[i].pid in pids:
-                    add(findings, keyspace, w.blob[i].pid, "the page of a blob is used twice")
+                    add(doubts, keyspace, w.blob[i].pid, "the page of a blob is used twice")
                 pids.add(w.blob[i].pid)
                 if read_blobs:
                     with nogil:
