@@ -6,6 +6,7 @@ from limhelp import python
 COMMON = """
     import enginelib, os, signal, sys, threading, time
     path, what = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background job begins with it ignored
     db = enginelib.open(path, durability="sync", lock_timeout=60)
     ks = db.keyspace("space")
     ks[b"k"] = b"old"
