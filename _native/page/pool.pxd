@@ -13,6 +13,7 @@ cdef enum FrameState:
     FRAME_READY = 2
     FRAME_WRITING = 3        # being evicted: readable, not to be changed in place (clone), becomes clean or free
     FRAME_DETACHED = 4       # a frozen image whose page has been cloned: owned by the checkpoint
+    FRAME_BLOCK = 5          # a block of another file (a sorted table's): `older` is the address of the uint32_t that leads to it
 
 cdef struct Frame:
     char* page               # page_size bytes in the arena
@@ -99,6 +100,11 @@ cdef class Pool:
     cdef Frame* writable(self, Frame* f) noexcept nogil
     # After admit(1) and store.reserve_pids(1): a new dirty zeroed page.
     cdef Frame* new_page(self) noexcept nogil
+    # After admit_rollback(1): a frame for a block of another file, pinned; its owner fills it and then sets slot[0] to the frame's number + 1, which eviction clears.
+    cdef Frame* block_frame(self) noexcept nogil
+    cdef void block_ready(self, Frame* f, uint32_t* slot) noexcept nogil
+    # Gives such a frame back: it failed to load, or its file is going.
+    cdef void block_drop(self, Frame* f) noexcept nogil
     # Forgets the page of f, and frees its pid.
     cdef void drop_page(self, Frame* f) noexcept nogil
     cdef void forget(self, uint64_t pid) noexcept nogil   # frees pid, resident or not

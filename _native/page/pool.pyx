@@ -215,6 +215,30 @@ cdef class Pool:
             elif self.waiting:
                 self.moved_on()
 
+    # ---------------------------------------------------------------- blocks of other files
+
+    cdef Frame* block_frame(self) noexcept nogil:
+        cdef Frame* f = self.pop_free()
+        f.state = FRAME_BLOCK
+        f.pins = 1
+        f.ref = 1
+        f.older = NULL
+        return f
+
+    cdef void block_ready(self, Frame* f, uint32_t* slot) noexcept nogil:
+        f.older = <Frame*>slot
+        slot[0] = <uint32_t>(f - self.core.frames) + 1
+        self.loads += 1
+
+    cdef void block_drop(self, Frame* f) noexcept nogil:
+        if f.older is not NULL:
+            (<uint32_t*>f.older)[0] = 0
+            f.older = NULL
+        if f.pins == 0:
+            self.push_free(f)
+        else:                                           # its readers let go of it first
+            f.state = FRAME_DETACHED
+
     # ---------------------------------------------------------------- admission
 
     cdef bint enough(self, uint64_t n, bint capped) noexcept nogil:
@@ -289,6 +313,13 @@ cdef class Pool:
             self.hand += 1
             if self.hand >= self.frame_count:
                 self.hand = 0
+            if f.state == FRAME_BLOCK and f.pins == 0 and f.older is not NULL:
+                if f.ref:
+                    f.ref = 0
+                elif self.free_count < n:
+                    self.evictions += 1
+                    self.block_drop(f)
+                continue
             if f.state != FRAME_READY or f.pins or f.busy or f.frozen or f.older is not NULL:
                 continue
             if f.ref:
@@ -609,6 +640,10 @@ cdef object pool_check(Pool pool):
                 wrong.append(f"frame {i} is free, but not blank")
         elif i in on_stack:
             wrong.append(f"frame {i} is in use, but in the free list")
+        if f.state == FRAME_BLOCK:
+            if f.dirty or f.frozen or f.busy or f.pid or (f.older is not NULL and (<uint32_t*>f.older)[0] != i + 1):
+                wrong.append(f"frame {i} holds a block that does not lead to it")
+            continue
         if (f.state == FRAME_READY or f.state == FRAME_WRITING) != indexed and f.state != FRAME_LOADING:
             wrong.append(f"frame {i} of page {f.pid} is in state {f.state}, and {'' if indexed else 'not '}in the index")
         if f.state == FRAME_WRITING and not (f.busy and f.dirty):
