@@ -106,12 +106,21 @@ class Keyspace(CoreKeyspace, RangeMapping):
         """Deletes every key, in one transaction."""
         self.database.run(lambda txn: txn.delete_range(self, None, None))
 
-    def compact(self) -> None:
+    def compact(self, start: Bound = None, stop: Bound = None) -> None:
         """Gives free space back to the file system, as far as it can now.
 
         For a B-tree this is a checkpoint of the database, which moves the tail of its file down and cuts it.
+        For an LSM-tree what is in memory is written to tables, and the tables that hold keys of the range are
+        merged down to the last level, so that deleted, expired and overwritten records go.
+
+        Args:
+            start: first key of the range; None for the very first. A B-tree has no use for a range.
+            stop: the last key (tables are compacted whole); None for no end.
         """
-        self.database.checkpoint()
+        if self.backend == "lsm":
+            self.core_compact(None if start is None else bytes(start), None if stop is None else bytes(stop))
+        else:
+            self.database.checkpoint()
 
     def stats(self) -> dict[str, Any]:
         """Returns figures of this keyspace: a nested dict of plain values."""

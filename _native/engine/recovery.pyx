@@ -7,6 +7,7 @@
 
 Nothing here changes the log's past, and page writes go to free space only, so recovery may be cut off anywhere and run again.
 """
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, calloc
 from libc.string cimport memset
@@ -16,16 +17,19 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail, fail_corrupt, raise
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
 from ..log.reader cimport LogReader
-from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB)
+from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE)
 from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
 from ..txn.clock cimport writer_enter, queue_push
 from ..txn.garbage cimport collect_slowly
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_LIVE, TREE_DROPPING
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, LSM_BACKEND, row_valid, TREE_LIVE, TREE_DROPPING
 from ..txn.undo cimport undo
 from ..txn.versions cimport Txn, TXN_ABORTING, TXN_COMMITTING
 from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
+from ..index.lsm cimport LsmTree
+from .lsmredo cimport (LsmRedo, lsmredo_chunk, lsmredo_edits, lsmredo_free, lsmredo_init, lsmredo_is, lsmredo_losers, lsmredo_note, lsmredo_replay)
+from .lsmtree cimport new_lsm
 from .meta cimport meta_decode
 
 cdef enum:
@@ -43,24 +47,31 @@ cdef struct Redo:
     IdMap active                # those of them that are in flight: id -> Txn*
     Pending* blobs
     uint64_t from_lsn
+    LsmRedo* lsm                # the LSM-trees' share
 
 
-cdef object make_tree(TxnManager m, uint32_t id, Txn* creator):
-    cdef BTree tree = BTree(m.pool, id, 0)
+cdef object make_tree(TxnManager m, uint32_t id, Txn* creator, bytes row):
+    cdef BTree tree
+    cdef LsmTree store = new_lsm(m, id, PyBytes_AS_STRING(row) + CATALOG_ROW) if row[4] == LSM_BACKEND else None
+    cdef object made
+    cdef bint lsm = store is not None
     cdef Lack lack
     cdef int status
+    tree = BTree(m.pool, id, 0)
+    made = store if lsm else tree
     lack_init(&lack)
     with nogil:
         latch_lock(m.latch)
         status = m.tree_admit(id)
-        while status == OK:
+        while status == OK and not lsm:
             status = tree.create(&lack.need)
             if status != AGAIN:
                 break
             status = m.secure(NULL, &lack)
         m.settle(&lack)
         if status == OK:
-            m.trees[id].tree = <void*>tree
+            m.trees[id].tree = <void*>made
+            m.trees[id].lsm = lsm
             m.trees[id].state = TREE_LIVE
             m.trees[id].created_by = creator
             m.trees[id].dropped_by = NULL
@@ -70,7 +81,7 @@ cdef object make_tree(TxnManager m, uint32_t id, Txn* creator):
         latch_unlock(m.latch)
     if status != OK:
         raise_status(status)
-    m.tree_objects.append(tree)
+    m.tree_objects.append(made)
 
 
 cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
@@ -82,8 +93,11 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
         status = log.next(&r)
         if status != OK:
             return OK if status == ABSENT else status
+        status = lsmredo_note(redo.lsm, &r)
+        if status != OK:
+            return status
         if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
-            if r.lsn >= redo.from_lsn and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
+            if r.lsn >= redo.from_lsn and not lsmredo_is(redo.lsm, r.keyspace) and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
                 return fail(E_NOMEM, "no memory for the table of transactions")
         elif r.type == R_ABORT or r.type == R_ROLLBACK:
             if idmap_put(&redo.fates, r.txn, UNDOES):
@@ -245,57 +259,67 @@ cdef Txn* transaction_of(TxnManager m, Redo* redo, const Record* r, int* status)
     return t
 
 
-cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out, uint32_t* new_tree) noexcept nogil:
-    """Replays until the end, or until a keyspace must be made (then the record is replayed after that): AGAIN with its id."""
-    cdef Record r
+cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) noexcept nogil:
     cdef Txn* t
     cdef uint32_t id
     cdef int status
+    if r.txn >= m.next_txn:
+        m.next_txn = r.txn + 1
+    if r.type == R_CHUNK:
+        if lsmredo_chunk(redo.lsm, r, &status):
+            return status
+        return redo_chunk(m, redo, r)
+    if lsmredo_is(redo.lsm, r.keyspace) and (r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE):
+        out.records += 1
+        return lsmredo_replay(redo.lsm, m, r)
+    if r.lsn < redo.from_lsn or r.txn == 0:
+        return OK
+    t = transaction_of(m, redo, r, &status)
+    if status != OK:
+        return status
+    out.records += 1
+    if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
+        if r.type == R_PUT and r.keyspace == CATALOG:
+            if not row_valid(r.value, r.vlen) or r.klen == 0 or r.klen > 255:
+                return not_replayable(r, "a row of the catalogue of the wrong length")
+            id = get32(r.value)
+            if id >= m.next_keyspace or m.trees[id].tree == NULL:
+                if id == 0 or id > m.next_keyspace + 1000000:
+                    return not_replayable(r, "a row of the catalogue with an impossible keyspace id")
+                latch_unlock(m.latch)
+                with gil:
+                    try:
+                        make_tree(m, id, t, r.value[:r.vlen])
+                    except Exception:
+                        pass           # told by the missing tree
+                latch_lock(m.latch)
+                if m.trees[id].tree == NULL:
+                    return fail(E_NOMEM, "the tree of a keyspace could not be made again")
+                status = lsmredo_edits(redo.lsm, m, id)
+                if status != OK:
+                    return status
+            elif m.trees[id].state == TREE_DROPPING and t != NULL and m.trees[id].dropped_by != t:
+                # Made before the checkpoint by a transaction that had logged nothing then.
+                m.trees[id].state = TREE_LIVE
+                m.trees[id].created_by = t
+                m.trees[id].creation_lsn = 0
+                m.dropping -= 1
+        return redo_change(m, redo, r, t)
+    if r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK:
+        return redo_end(m, redo, r, t)
+    return OK
+
+
+cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out) noexcept nogil:
+    """Replays to the end of the log."""
+    cdef Record r
+    cdef int status
     while True:
         status = log.next(&r)
+        if status == OK:
+            status = redo_record(m, redo, &r, out)
         if status != OK:
             return OK if status == ABSENT else status
-        if r.txn >= m.next_txn:
-            m.next_txn = r.txn + 1
-        if r.type == R_CHUNK:
-            status = redo_chunk(m, redo, &r)
-            if status != OK:
-                return status
-            continue
-        if r.lsn < redo.from_lsn or r.txn == 0:
-            continue
-        t = transaction_of(m, redo, &r, &status)
-        if status != OK:
-            return status
-        out.records += 1
-        if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
-            if r.type == R_PUT and r.keyspace == CATALOG:
-                if r.vlen != CATALOG_ROW or r.klen == 0 or r.klen > 255:
-                    return not_replayable(&r, "a row of the catalogue of the wrong length")
-                id = get32(r.value)
-                if id >= m.next_keyspace or m.trees[id].tree == NULL:
-                    if id == 0 or id > m.next_keyspace + 1000000:
-                        return not_replayable(&r, "a row of the catalogue with an impossible keyspace id")
-                    latch_unlock(m.latch)
-                    with gil:
-                        try:
-                            make_tree(m, id, t)
-                        except (MemoryError, OSError, ArithmeticError):
-                            pass           # told by the missing tree
-                    latch_lock(m.latch)
-                    if m.trees[id].tree == NULL:
-                        return fail(E_NOMEM, "the tree of a keyspace could not be made again")
-                elif m.trees[id].state == TREE_DROPPING and t != NULL and m.trees[id].dropped_by != t:
-                    # Made before the checkpoint by a transaction that had logged nothing then.
-                    m.trees[id].state = TREE_LIVE
-                    m.trees[id].created_by = t
-                    m.trees[id].creation_lsn = 0
-                    m.dropping -= 1
-            status = redo_change(m, redo, &r, t)
-        elif r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK:
-            status = redo_end(m, redo, &r, t)
-        if status != OK:
-            return status
 
 
 cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out):
@@ -306,7 +330,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     cdef Txn* t
     cdef Txn* following
     cdef Pending* blob
-    cdef uint32_t unused = 0
+    cdef uint32_t id
     cdef int status
     memset(out, 0, sizeof(Recovered))
     redo.blobs = NULL
@@ -327,7 +351,11 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             meta_decode(m, <const uint8_t*>meta, n, redo.from_lsn, &out.read_from)
         else:
             out.read_from = redo.from_lsn
-            make_tree(m, CATALOG, NULL)
+            make_tree(m, CATALOG, NULL, bytes(CATALOG_ROW))
+        redo.lsm = &out.lsm
+        status = lsmredo_init(redo.lsm, m, redo.from_lsn)
+        if status != OK:
+            raise_status(status)
         # 1. analysis
         out.analysis_micros = -monotonic_micros()
         status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
@@ -338,6 +366,15 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             raise_status(status)
         log.close()
         out.analysis_micros += monotonic_micros()
+        with nogil:
+            latch_lock(m.latch)
+            for id in range(m.next_keyspace):
+                status = lsmredo_edits(redo.lsm, m, id)
+                if status != OK:
+                    break
+            latch_unlock(m.latch)
+        if status != OK:
+            raise_status(status)
         # 2. undo that was under way at the checkpoint
         t = m.clock.first_writer
         while t != NULL and status == OK:
@@ -361,7 +398,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         if status == OK:
             with nogil:
                 latch_lock(m.latch)
-                status = redo_pass(m, log, &redo, out, &unused)
+                status = redo_pass(m, log, &redo, out)
                 latch_unlock(m.latch)
         if status != OK:
             raise_status(status)
@@ -413,12 +450,15 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
                     m.log.append(&r)
             t.state = TXN_ABORTING
             t = t.writer_next
+        if status == OK:
+            status = lsmredo_losers(&out.lsm, m, &out.losers)
         while m.clock.first_writer != NULL and status == OK:
             status = finish_undo(m, m.clock.first_writer, 0, True)
         if status == OK:
             status = collect_slowly(m)
         m.redoing = False
         latch_unlock(m.latch)
+    lsmredo_free(&out.lsm)
     out.undo_micros += monotonic_micros()
     if status != OK:
         raise_status(status)

@@ -35,7 +35,7 @@ cdef int too_long(uint32_t max_key, bytes key) except -1:
 
 
 cdef object raise_lacking(TxnManager m, int status, Lack* lack):
-    if lack.need.pinned:
+    if lack.held:
         with nogil:
             latch_lock(m.latch)
             m.settle(lack)

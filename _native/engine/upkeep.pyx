@@ -20,6 +20,7 @@ from ..base.coding cimport get64
 from ..txn.versions cimport version_value
 from .engine cimport Engine
 from .handles cimport CoreDatabase
+from .lsmface cimport copy_tables, lsm_verify, tables_named
 
 cdef enum:
     COPY_PIECE = 1 << 20
@@ -125,7 +126,10 @@ def verify(CoreDatabase db, progress):
             name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
             if progress is not None:
                 progress(f"keyspace {name}")
-            result = check_tree(<BTree>m.trees[i].tree, pids, findings, doubts, True)
+            if m.trees[i].lsm:
+                result = lsm_verify(e, i, findings)
+            else:
+                result = check_tree(<BTree>m.trees[i].tree, pids, findings, doubts, True)
             counts["keyspaces"][name] = result
         held_blobs(e, pids)
         if progress is not None:
@@ -281,11 +285,15 @@ def backup(CoreDatabase db, str path):
                 raise_status(status)
         while e.checkpointing:
             status = e.wait_checkpoint()
+        e.hold_files += 1
         generation = e.store.pin_image()
         first = e.checkpoint_state.keep
         status = e.log.flush(e.log.end_lsn, SYNC)
-        end = e.log.synced_lsn
         latch_unlock(&e.latch)
+    latch_enter(&e.latch)
+    end = e.log.synced_lsn
+    tables = tables_named(e)
+    latch_unlock(&e.latch)
     try:
         if status != OK:
             raise_status(status)
@@ -296,6 +304,7 @@ def backup(CoreDatabase db, str path):
         if status != OK:
             raise_status(status)
         log_bytes = copy_log(e, target, log_dir, first, end)
+        table_bytes = copy_tables(e, tables, target, directory)
         lock_path = directory + b"/LOCK"
         status = target.open(lock_path, VFS_WRITE | VFS_CREATE, &lock_handle)
         if status == OK:
@@ -308,11 +317,12 @@ def backup(CoreDatabase db, str path):
             status = target.sync_dir(parent)
         if status != OK:
             raise_status(status)
-        return {"path": path, "generation": generation, "end_lsn": end, "log_bytes": log_bytes}
+        return {"path": path, "generation": generation, "end_lsn": end, "log_bytes": log_bytes, "table_bytes": table_bytes}
     finally:
         latch_enter(&e.latch)
         if generation:
             e.store.unpin_image(generation)
+        e.hold_files -= 1
         e.leave()
         latch_unlock(&e.latch)
         e.unpin_log(pin)

@@ -9,19 +9,23 @@ from libc.stdlib cimport calloc, realloc, free
 from libc.string cimport memset
 from ..base.coding cimport get32, get64
 from ..base.idmap cimport idmap_init, idmap_destroy
-from ..base.latch cimport condition_init, condition_destroy, wall_micros
-from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
+from ..base.latch cimport condition_broadcast, condition_init, condition_destroy, condition_wait, monotonic_micros
+from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_FULL, E_INTERRUPT, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
                             E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n, fail_corrupt)
 from ..log.record cimport Record, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD
 from ..log.writer cimport LAZY, OS, SYNC
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
 from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
+from ..index.compaction cimport Horizon, compaction_run, flush_oldest
+from ..index.pick cimport Pick, compaction_pick
+from ..index.sstable cimport block_need_init, block_need_release, block_need_secure
 from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
                         arena_release, hash_key, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
-from .deadlock cimport wait_for, wake_waiters
+from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, collect, prune
+from .lsmops cimport lsm_commit, lsm_horizon, lsm_read, lsm_write, wall_now
 from .undo cimport undo
 
 cdef extern from *:
@@ -46,9 +50,13 @@ cdef uint64_t NEWEST = <uint64_t>-1
 
 cdef void lack_init(Lack* l) noexcept nogil:
     need_init(&l.need)
+    block_need_init(&l.blocks)
     l.log_bytes = 0
     l.log_ends = False
     l.blocker = NULL
+    l.stall = NULL
+    l.delay = 0
+    l.held = False
 
 
 cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
@@ -63,6 +71,8 @@ cdef class TxnManager:
         self.tree_objects = []
         if table_init(&self.table) != OK or idmap_init(&self.memory_blobs) != 0:
             raise MemoryError("no memory for the version table")
+        condition_init(&self.lsm_moved)
+        condition_init(&self.lsm_delays)
         self.next_txn = 1
         self.next_keyspace = 1
 
@@ -90,6 +100,8 @@ cdef class TxnManager:
                     free(<void*>self.memory_blobs.values[i])
         idmap_destroy(&self.memory_blobs)
         table_destroy(&self.table)
+        condition_destroy(&self.lsm_moved)
+        condition_destroy(&self.lsm_delays)
         free(self.trees)
 
     # --- life of a transaction
@@ -101,7 +113,8 @@ cdef class TxnManager:
             t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
-            t.snapshot_lost = t.catalog = t.undoing = t.locks = False
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = False
+            t.wall = 0
             t.depth = 0
             t.deadline = 0
             t.queue_next = NULL
@@ -164,7 +177,9 @@ cdef class TxnManager:
         self.clock.last_ts += 1
         t.commit_ts = self.clock.last_ts
         r.a = t.commit_ts
-        r.b = <uint64_t>wall_micros()
+        r.b = wall_now(self)
+        if t.lsm:
+            lsm_commit(self, t, t.commit_ts, r.b)
         self.log.reserve_ends(-END_BYTES)
         t.last_lsn = self.log.append(&r)
         t.commit_lsn = self.log.end_lsn
@@ -375,6 +390,8 @@ cdef class TxnManager:
         status = self.readable(t, keyspace)
         if status != OK:
             return status
+        if self.trees[keyspace].lsm:
+            return lsm_read(self, t, <LsmTree>self.trees[keyspace].tree, key, klen, out, lack)
         status = (<BTree>self.trees[keyspace].tree).find(key, klen, &cell, &lack.need)
         if status != OK:
             return status
@@ -415,10 +432,9 @@ cdef class TxnManager:
         cdef Tree* e
         cdef Version* head = NULL
         cdef Version* pruned = NULL
-        cdef Txn* owner
         cdef Path path
         cdef Cell cell
-        cdef uint64_t hash = 0, floor
+        cdef uint64_t hash = 0
         cdef uint16_t before = 0
         cdef size_t image
         cdef int status
@@ -436,6 +452,10 @@ cdef class TxnManager:
             return must_wait(lack, e.dropped_by)
         if e.created_by != NULL and e.created_by != t:
             return must_wait(lack, e.created_by)
+        if e.lsm:
+            return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lack)
+        if op == OP_DELETE_BLIND:
+            op = OP_DELETE
         status = (<BTree>e.tree).prepare(key, klen, vlen, &path, &cell, &lack.need)
         if status != OK and status != ABSENT:
             return status
@@ -445,20 +465,9 @@ cdef class TxnManager:
             hash = hash_key(keyspace, key, klen)
             head = table_find(&self.table, hash, keyspace, key, klen)
             if head != NULL:
-                owner = head.owner
-                if owner == t:
-                    # Redo knows no savepoints: there every change keeps its own before-image.
-                    floor = t.savepoints[t.depth - 1].lsn if t.depth else 0
-                    fresh = head.lsn <= floor or self.redoing
-                elif owner.state == TXN_COMMITTED:
-                    if owner.commit_ts > t.snapshot:
-                        self.conflicts += 1
-                        return fail_n(E_CONFLICT, "the key was changed by a transaction that committed at %lld, after this one's snapshot at %lld",
-                                      <int64_t>owner.commit_ts, <int64_t>t.snapshot)
-                elif owner.state == TXN_UNKNOWN:
-                    return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
-                else:
-                    return must_wait(lack, owner)
+                status = self.claim(t, head, &fresh, lack)
+                if status != OK:
+                    return status
         if op == OP_DELETE and not present:
             return ABSENT
         if op == OP_LOCK and not fresh:
@@ -545,6 +554,24 @@ cdef class TxnManager:
                 if self.trees[row].created_by == t and self.trees[row].creation_lsn == 0:
                     self.trees[row].creation_lsn = lsn
 
+    cdef int claim(self, Txn* t, Version* head, bint* fresh, Lack* lack) noexcept nogil:
+        """The row, whose newest version is `head`, for a change by t: OK, with whether it needs a version of its own; AGAIN; E_CONFLICT."""
+        cdef Txn* owner = head.owner
+        fresh[0] = True
+        if owner == t:
+            # Redo knows no savepoints: there every change keeps its own before-image.
+            fresh[0] = head.lsn <= (t.savepoints[t.depth - 1].lsn if t.depth else 0) or self.redoing
+        elif owner.state == TXN_COMMITTED:
+            if owner.commit_ts > t.snapshot:
+                self.conflicts += 1
+                return fail_n(E_CONFLICT, "the key was changed by a transaction that committed at %lld, after this one's snapshot at %lld",
+                              <int64_t>owner.commit_ts, <int64_t>t.snapshot)
+        elif owner.state == TXN_UNKNOWN:
+            return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
+        else:
+            return must_wait(lack, owner)
+        return OK
+
     cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil:
         cdef int status = self.log.reserve_ends(END_BYTES)
         if status != OK:
@@ -601,6 +628,7 @@ cdef class TxnManager:
     cdef int secure(self, Txn* t, Lack* lack) noexcept nogil:
         """Gets what an operation that answered AGAIN was lacking. (Releases the latch.)"""
         cdef Txn* blocker = lack.blocker
+        cdef void* blamed = lack.stall
         cdef size_t n = lack.log_bytes
         cdef int status
         if blocker != NULL:
@@ -620,7 +648,14 @@ cdef class TxnManager:
             lack.log_bytes = 0
             lack.log_ends = False
             return self.log.make_room(n + END_BYTES)
+        if lack.stall != NULL:
+            lack.stall = NULL
+            return self.catch_up(t, <LsmTree>blamed, lack.delay)
+        if lack.blocks.table != NULL:
+            lack.held = True
+            return block_need_secure(self.pool, self.vfs, &lack.blocks)
         if lack.need.lack != LACK_NOTHING:
+            lack.held = True
             # Undo must get on with a full disk too: it may pass the cap on dirty frames.
             self.pool.rolling_back += t != NULL and t.undoing
             status = need_secure(self.pool, &lack.need)
@@ -628,9 +663,41 @@ cdef class TxnManager:
             return status
         return OK
 
+    cdef int catch_up(self, Txn* t, LsmTree tree, int64_t delay) noexcept nogil:
+        """Waits for an LSM-tree's background work, a little at a time so that signals are met; where no thread does that work, does a piece of it."""
+        cdef int64_t began = monotonic_micros()
+        cdef Horizon horizon
+        cdef Pick pick
+        cdef int status = OK
+        self.lsm_work = True
+        if self.failed or self.log.failed:
+            return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
+        if self.lsm_helpless and delay == 0:
+            lsm_horizon(self, &horizon)
+            status = flush_oldest(tree, self.log, &horizon, &self.lsm_own)
+            if status == ABSENT:
+                status = OK
+                if compaction_pick(tree, False, &pick):
+                    status = compaction_run(tree, self.log, &pick, &horizon, &self.lsm_own)
+            return OK if status == ABSENT else status
+        condition_broadcast(&self.lsm_moved)
+        if delay:
+            tree.slowdowns += 1
+            condition_wait(&self.lsm_delays, self.latch, delay if delay < WAIT_SLICE else WAIT_SLICE)
+            tree.slowdown_micros += monotonic_micros() - began
+            return OK
+        tree.stalls += 1
+        condition_wait(&self.lsm_moved, self.latch, WAIT_SLICE)
+        tree.stall_micros += monotonic_micros() - began
+        if self.closing:
+            return fail(E_CLOSED, "the database was closed while a write waited for background work")
+        return tree.last_failure if tree.last_failure == E_FULL else E_INTERRUPT
+
     cdef void settle(self, Lack* lack) noexcept nogil:
-        if lack.need.pinned:
+        if lack.held or lack.need.pinned:
+            lack.held = False
             need_release(self.pool, &lack.need)
+            block_need_release(self.pool, &lack.blocks)
 
     # --- visibility
 

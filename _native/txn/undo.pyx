@@ -4,6 +4,7 @@ from ..base.coding cimport get32, get64
 from ..base.status cimport OK, ABSENT
 from ..index.btree cimport BTree, Path, Cell
 from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
+from .lsmops cimport lsm_undo
 from .transaction cimport TxnManager, Tree, Lack, CATALOG, TREE_DROPPING, TREE_LIVE
 from .versions cimport Txn, Version, BEFORE_ABSENT, BEFORE_BLOB, LOCK_ONLY, table_unlink, version_key, version_value
 
@@ -20,6 +21,11 @@ cdef int undo_changes(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept n
         v = t.newest
         if v.linked and not v.flags & LOCK_ONLY and m.trees[v.keyspace].state == TREE_LIVE:
             e = &m.trees[v.keyspace]
+            if e.lsm:
+                lsm_undo(m, v)
+                t.newest = v.previous
+                table_unlink(&m.table, v)
+                continue
             status = (<BTree>e.tree).prepare(version_key(v), v.klen, v.vlen, &path, &cell, &lack.need)
             if status != OK and status != ABSENT:
                 return status

@@ -72,6 +72,8 @@ cdef struct Txn:
     bint catalog                # it has changed the catalogue
     bint locks                  # it has versions that only lock their row
     bint undoing
+    bint lsm                    # it has changed an LSM-tree
+    uint64_t wall               # wall clock that it judges expiry by, in microseconds; 0 until it first does
     Version* newest
     uint64_t live               # versions still allocated
     uint64_t bytes              # of its arena

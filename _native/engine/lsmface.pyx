@@ -1,0 +1,259 @@
+"""LSM-trees, for people: see lsmface.pxd."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from ..base.latch cimport latch_enter, latch_lock, latch_unlock
+from ..base.status cimport OK, ABSENT, E_CORRUPT, E_READONLY, E_USAGE, fail, raise_status
+from ..base.vfs cimport VFS_CREATE, VFS_READ, VFS_WRITE, Vfs
+from ..index.pick cimport level_targets
+from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
+from ..index.memtable cimport memtable_check
+from ..index.sstscan cimport scan_verify
+from ..index.tableset cimport LSM_LEVELS, TableFile, file_unref, set_check
+from ..txn.lsmops cimport lsm_seal
+from .engine cimport Engine
+from .lsmtree cimport options_dict
+from .lsmwork cimport compact_some, compact_tree, flush_some, reap_some
+
+cdef enum:
+    COPY_PIECE = 1 << 20
+
+
+cdef LsmTree tree_of(Engine e, uint32_t keyspace):
+    if keyspace >= e.txns.next_keyspace or e.txns.trees[keyspace].tree == NULL or not e.txns.trees[keyspace].lsm:
+        raise_status(fail(E_USAGE, b"the keyspace is gone"))
+    return <LsmTree>e.txns.trees[keyspace].tree
+
+
+cdef dict lsm_stats(Engine e, uint32_t keyspace):
+    cdef LsmTree t = tree_of(e, keyspace)
+    cdef uint64_t sizes[LSM_LEVELS]
+    cdef uint64_t entries[LSM_LEVELS]
+    cdef uint64_t tombstones[LSM_LEVELS]
+    cdef uint64_t targets[LSM_LEVELS]
+    cdef int counts[LSM_LEVELS]
+    cdef int level, i, sealed, base
+    cdef uint64_t open_memory = 0, active, memory, ranges
+    cdef TableFile* f
+    latch_enter(&e.latch)
+    base = level_targets(t.set, t.options.table_size, targets)
+    for level in range(LSM_LEVELS):
+        sizes[level] = t.set.bytes[level]
+        counts[level] = t.set.counts[level]
+        entries[level] = tombstones[level] = 0
+        for i in range(t.set.counts[level]):
+            f = t.set.files[level][i]
+            entries[level] += f.info.entries
+            tombstones[level] += f.info.tombstones
+            if f.table != NULL:
+                open_memory += f.table.memory
+    sealed = t.sealed_count
+    active = t.active.used
+    memory = t.memory()
+    ranges = t.mem_ranges + t.set.ranges
+    latch_unlock(&e.latch)
+    return {
+        "options": options_dict(&t.options),
+        "memtables": {"active_bytes": active, "sealed": sealed, "memory_bytes": memory, "seals": t.seals},
+        "levels": [{"level": n, "tables": counts[n], "bytes": sizes[n], "entries": entries[n], "tombstones": tombstones[n]}
+                   for n in range(LSM_LEVELS) if counts[n]],
+        "base_level": base,
+        "table_bytes": sum(sizes[n] for n in range(LSM_LEVELS)),
+        "table_memory_bytes": open_memory,
+        "range_tombstones": ranges,
+        "flushes": t.flushes, "compactions": t.compactions, "trivial_moves": t.trivial_moves,
+        "bytes_put": t.bytes_put, "bytes_flushed": t.bytes_flushed, "bytes_compacted_in": t.bytes_compacted_in,
+        "bytes_compacted_out": t.bytes_compacted_out,
+        "stall": {"now": stall_reason(t), "stops": t.stalls, "slowdowns": t.slowdowns, "stopped_seconds": t.stall_micros / 1e6,
+                  "slowed_seconds": t.slowdown_micros / 1e6},
+        "reads": {"filter_skips": t.filter_skips, "table_reads": t.table_reads},
+        "damaged": bool(t.damaged),
+    }
+
+
+cdef object stall_reason(LsmTree t):
+    """Why writers are slowed or stopped at this moment, or None."""
+    if t.sealed_count >= SEALED_MOST and t.full():
+        return f"{t.sealed_count} memtables wait to be written to tables"
+    if t.set.counts[0] >= RUNS_STOP:
+        return f"{t.set.counts[0]} runs in level 0 wait to be merged: writers are stopped"
+    if t.set.counts[0] >= RUNS_SLOW:
+        return f"{t.set.counts[0]} runs in level 0 wait to be merged: writers are slowed"
+    return None
+
+
+cdef object lsm_compact(Engine e, uint32_t keyspace, bytes low, bytes high):
+    cdef LsmTree tree = tree_of(e, keyspace)
+    cdef const char* first = PyBytes_AS_STRING(low) if low is not None else NULL
+    cdef const char* last = PyBytes_AS_STRING(high) if high is not None else NULL
+    cdef size_t first_len = PyBytes_GET_SIZE(low) if low is not None else 0
+    cdef size_t last_len = PyBytes_GET_SIZE(high) if high is not None else 0
+    cdef int status
+    if e.read_only:
+        raise_status(fail(E_READONLY, b"the database was opened read-only"))
+    with nogil:
+        latch_lock(&e.latch)
+        status = e.admit()
+        if status == OK:
+            status = compact_tree(e, tree, first, first_len, last, last_len, &e.flush_work)
+            if status == OK:
+                status = reap_some(e)
+            e.leave()
+        latch_unlock(&e.latch)
+    if status != OK:
+        raise_status(status)
+
+
+cdef bint lsm_step(Engine e, str what) except -1:
+    cdef int kind = ("seal", "flush", "compact", "settle").index(what)
+    cdef int status
+    cdef uint32_t i
+    with nogil:
+        latch_lock(&e.latch)
+        status = e.admit()
+        if status == OK:
+            if kind == 0:
+                for i in range(1, e.txns.next_keyspace):
+                    if e.txns.trees[i].lsm and e.txns.trees[i].tree != NULL and status == OK and (<LsmTree>e.txns.trees[i].tree).active.entries:
+                        status = lsm_seal(e.txns, <LsmTree>e.txns.trees[i].tree)
+            elif kind == 1:
+                status = flush_some(e, &e.flush_work)
+            else:
+                status = compact_some(e, &e.flush_work, kind == 3)
+                if status == OK:
+                    status = reap_some(e)
+            e.leave()
+        latch_unlock(&e.latch)
+    if status != OK and status != ABSENT:
+        raise_status(status)
+    return status == OK
+
+
+cdef dict lsm_verify(Engine e, uint32_t keyspace, list findings):
+    cdef LsmTree t = tree_of(e, keyspace)
+    cdef TableFile** files
+    cdef TableFile* f
+    cdef int level, i, n = 0, room = 0, status
+    cdef const char* wrong
+    cdef uint64_t entries = 0, size = 0
+    latch_enter(&e.latch)
+    for level in range(LSM_LEVELS):
+        room += t.set.counts[level]
+    files = <TableFile**>malloc((room + 1) * sizeof(TableFile*))
+    wrong = memtable_check(t.active)
+    if wrong == NULL:
+        wrong = set_check(t.set)
+    if files != NULL:
+        for level in range(LSM_LEVELS):
+            for i in range(t.set.counts[level]):
+                files[n] = t.set.files[level][i]
+                files[n].refs += 1
+                n += 1
+    latch_unlock(&e.latch)
+    if files == NULL:
+        raise MemoryError("no memory to list the tables")
+    if wrong != NULL:
+        findings.append({"file": t.directory_bytes.decode("utf-8", "replace"), "what": wrong.decode()})
+    try:
+        if t.damaged:
+            findings.append({"file": t.damage.decode("utf-8", "replace"), "what": "the table is missing or damaged"})
+        for i in range(n):
+            f = files[i]
+            entries += f.info.entries
+            size += f.info.file_bytes
+            if f.table == NULL:
+                continue
+            with nogil:
+                status = scan_verify(e.vfs, f.table)
+            if status != OK:
+                try:
+                    raise_status(status)
+                except Exception as error:
+                    if status != E_CORRUPT:
+                        raise
+                    findings.append({"file": getattr(error, "file", None), "offset": getattr(error, "offset", None), "what": str(error)})
+    finally:
+        latch_enter(&e.latch)
+        for i in range(n):
+            file_unref(files[i], &t.dead)
+        latch_unlock(&e.latch)
+        free(files)
+    return {"tables": n, "entries": entries, "table_bytes": size, "memtable_entries": t.active.entries}
+
+
+cdef list tables_named(Engine e):
+    cdef uint32_t i
+    cdef int level, k
+    cdef TableFile* f
+    cdef list found = []
+    for i in range(1, e.txns.next_keyspace):
+        if e.txns.trees[i].tree == NULL or not e.txns.trees[i].lsm:
+            continue
+        for level in range(LSM_LEVELS):
+            for k in range((<LsmTree>e.txns.trees[i].tree).set.counts[level]):
+                found.append((i, (<LsmTree>e.txns.trees[i].tree).set.files[level][k].number))
+        f = (<LsmTree>e.txns.trees[i].tree).dead
+        while f != NULL:
+            found.append((i, f.number))
+            f = f.next_dead
+    return found
+
+
+cdef object copy_tables(Engine e, list tables, Vfs target, bytes directory):
+    cdef char* buffer = <char*>malloc(COPY_PIECE)
+    cdef int source = -1, copy = -1, status = OK
+    cdef int64_t at
+    cdef size_t got = 0
+    cdef bytes name, made, root = directory + b"/lsm"
+    if buffer == NULL:
+        raise MemoryError("no memory to copy tables")
+    copied = 0
+    folders = set()
+    try:
+        if tables:
+            status = target.mkdir(root)
+            if status == OK:
+                status = target.sync_dir(directory)
+        for keyspace, number in tables:
+            if status != OK:
+                break
+            made = root + b"/%d" % keyspace
+            if keyspace not in folders:
+                folders.add(keyspace)
+                status = target.mkdir(made)
+                if status != OK:
+                    break
+            name = b"/%d.sst" % number
+            source_path = (<bytes>e.txns.lsm_directory) + b"/%d" % keyspace + name
+            status = e.vfs.open(source_path, VFS_READ, &source)
+            if status == OK:
+                copy_path = made + name
+                status = target.open(copy_path, VFS_WRITE | VFS_CREATE, &copy)
+            at = 0
+            while status == OK:
+                with nogil:
+                    status = e.vfs.read(source, buffer, COPY_PIECE, at, &got)
+                    if status == OK and got:
+                        status = target.write(copy, buffer, got, at)
+                at += got
+                copied += got
+                if got == 0:
+                    break
+            if status == OK:
+                status = target.sync(copy)
+            if source >= 0:
+                e.vfs.close(source)
+            if copy >= 0:
+                target.close(copy)
+            source = copy = -1
+        for keyspace in folders:
+            if status == OK:
+                made = root + b"/%d" % keyspace
+                status = target.sync_dir(made)
+        if status == OK and folders:
+            status = target.sync_dir(root)
+        if status != OK:
+            raise_status(status)
+    finally:
+        free(buffer)
+    return copied
