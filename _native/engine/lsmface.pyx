@@ -5,7 +5,7 @@ from libc.stdlib cimport free, malloc
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport OK, ABSENT, E_CORRUPT, E_READONLY, E_USAGE, fail, raise_status
 from ..base.vfs cimport VFS_CREATE, VFS_READ, VFS_WRITE, Vfs
-from ..index.pick cimport level_targets
+from ..index.pick cimport Pick, compaction_pick, level_targets
 from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
 from ..index.memtable cimport memtable_check
 from ..index.sstscan cimport scan_verify
@@ -32,7 +32,9 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
     cdef uint64_t tombstones[LSM_LEVELS]
     cdef uint64_t targets[LSM_LEVELS]
     cdef int counts[LSM_LEVELS]
-    cdef int level, i, sealed, base
+    cdef int level, i, sealed, base, running
+    cdef bint pending
+    cdef Pick pick
     cdef uint64_t open_memory = 0, active, memory, ranges
     cdef TableFile* f
     latch_enter(&e.latch)
@@ -48,6 +50,8 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
             if f.table != NULL:
                 open_memory += f.table.memory
     sealed = t.sealed_count
+    running = t.compacting
+    pending = compaction_pick(t, False, &pick)
     active = t.active.used
     memory = t.memory()
     ranges = t.mem_ranges + t.set.ranges
@@ -62,6 +66,7 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
         "table_memory_bytes": open_memory,
         "range_tombstones": ranges,
         "flushes": t.flushes, "compactions": t.compactions, "trivial_moves": t.trivial_moves,
+        "compaction": {"running": running, "pending": bool(pending)},
         "bytes_put": t.bytes_put, "bytes_flushed": t.bytes_flushed, "bytes_compacted_in": t.bytes_compacted_in,
         "bytes_compacted_out": t.bytes_compacted_out,
         "stall": {"now": stall_reason(t), "stops": t.stalls, "slowdowns": t.slowdowns, "stopped_seconds": t.stall_micros / 1e6,

@@ -155,9 +155,6 @@ cdef int seal_laggards(Engine e, uint64_t lsn) noexcept nogil:
             status = lsm_seal(e.txns, <LsmTree>e.txns.trees[i].tree)
             if status != OK:
                 return status
-            e.txns.lsm_work = True
-    if e.txns.lsm_work:
-        moved(e)
     return OK
 
 

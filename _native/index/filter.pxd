@@ -3,6 +3,7 @@
 On disk:  u32 lines | u32 probes | lines * 64 bytes.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from ..base.coding cimport get64                    # EL_LE64 comes with it
 
 cdef enum:                         # on disk: never change
     FILTER_HEADER = 8

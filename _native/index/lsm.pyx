@@ -8,7 +8,7 @@ from ..log.record cimport Record, R_EDIT, RECORD_OVERHEAD
 from ..log.writer cimport LogWriter, MAX_RESERVE
 from ..page.layout cimport layout_max_key
 from ..page.pool cimport Pool
-from .memtable cimport (MemEntry, MemNode, MemRange, MemTable, mem_value, mem_visible, memtable_covering, memtable_find, memtable_free, memtable_new,
+from .memtable cimport (MemEntry, MemNode, MemRange, MemTable, mem_value, mem_visible, memtable_covering, memtable_find, memtable_free, memtable_may_hold, memtable_new,
                         memtable_put, memtable_put_range, memtable_reserve)
 from .sstable cimport (ENTRY_DELETE, BlockNeed, Entry, table_close, table_covering, table_find, table_hash, table_may_hold, table_prefetch,
                        table_value, table_open)
@@ -50,7 +50,7 @@ cdef class LsmTree:
             file_free(f)
 
     cdef int start(self) noexcept nogil:
-        self.active = memtable_new()
+        self.active = memtable_new(self.options.memtable_size)
         self.set = set_empty()
         if self.active == NULL or self.set == NULL:
             return fail(E_NOMEM, "no memory for an LSM-tree")
@@ -58,7 +58,7 @@ cdef class LsmTree:
 
     cdef void release(self) noexcept nogil:
         cdef TableSet* none = set_empty()
-        cdef MemTable* fresh = memtable_new()
+        cdef MemTable* fresh = memtable_new(0)
         cdef MemTable* m
         if none == NULL or fresh == NULL:            # its memory stays with it then
             if none != NULL:
@@ -121,12 +121,12 @@ cdef class LsmTree:
         cdef MemEntry* v
         cdef TableFile* f
         cdef TableSet* set = self.set
-        cdef uint64_t hash
+        cdef uint64_t hash = table_hash(key, klen)
         cdef int level, i, last, status
         if self.damaged:
             return self.damage_status()
         while True:
-            n = memtable_find(m, key, klen) if m.entries else NULL
+            n = memtable_find(m, key, klen) if m.entries and memtable_may_hold(m, hash) else NULL
             if n != NULL:
                 v = mem_visible(n.newest, snapshot, own)
                 if v != NULL:
@@ -146,7 +146,6 @@ cdef class LsmTree:
             while s.newer != NULL and s.newer != stop:
                 s = s.newer
             m = stop = s
-        hash = table_hash(key, klen)
         for level in range(LSM_LEVELS):
             if set.counts[level] == 0:
                 continue

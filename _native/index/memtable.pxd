@@ -1,12 +1,13 @@
 """The memtable of an LSM-tree: a skip list in an arena, one node per key, its versions newest first (Pugh, Skip Lists, CACM 1990).
 
 A link bears the first eight bytes of the key that it leads to, so that most comparisons of a search touch the node they start from and no other.  Nodes never
-go; a node whose versions were all undone stays empty.  A version in flight bears IN_FLIGHT and its transaction's number instead of a commit timestamp.
+go; a node whose versions were all undone stays empty.  A Bloom filter, one cache line for a key, spares the search for keys that are not there.  A version in flight bears IN_FLIGHT and its transaction's number instead of a commit timestamp.
 
 Everything is under the engine latch while the memtable is active; once sealed it is constant (law 12) and read without.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
+from .filter cimport filter_hash
 
 cdef extern from *:
     """
@@ -56,6 +57,8 @@ cdef struct MemTable:
     uint64_t in_flight           # bytes of versions whose transaction has not committed
     uint64_t entries             # versions linked
     uint64_t seed
+    uint64_t* filter             # lines of eight words
+    uint64_t filter_mask         # lines - 1
     MemRange* ranges
     uint64_t range_count
     uint64_t first_lsn           # of the oldest change in it: recovery needs the log from there
@@ -92,7 +95,13 @@ cdef inline bint range_covers(MemRange* r, const char* key, size_t klen) noexcep
     c = memcmp(key, range_stop(r), r.stop_len if r.stop_len < klen else klen)
     return c < 0 or (c == 0 and klen < r.stop_len)
 
-cdef MemTable* memtable_new() noexcept nogil                              # NULL: no memory
+# Whether a key of that filter_hash may be there.
+cdef inline bint memtable_may_hold(const MemTable* m, uint64_t hash) noexcept nogil:
+    cdef const uint64_t* line = m.filter + ((hash >> 32 & m.filter_mask) << 3)
+    return (line[hash & 7] >> (hash >> 3 & 63) & line[hash >> 9 & 7] >> (hash >> 12 & 63) & 1) != 0
+
+# size: bytes of versions it is meant for. NULL: no memory
+cdef MemTable* memtable_new(uint64_t size) noexcept nogil
 cdef void memtable_free(MemTable* m) noexcept nogil
 # Admission: makes sure that one more node and version (or range of klen + vlen bytes of keys) finds room. OK or E_NOMEM.
 cdef int memtable_reserve(MemTable* m, size_t klen, size_t vlen) noexcept nogil

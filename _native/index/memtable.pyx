@@ -25,6 +25,9 @@ cdef enum:
     FIRST_CHUNK = 16 * 1024
     HUGE_CHUNK = 2 * 1024 * 1024
     WARM_MOST = 32
+    FILTER_SHARE = 64              # bytes of versions for one byte of the filter
+    FILTER_LEAST = 1024
+    FILTER_MOST = 16 * 1024 * 1024
 
 
 cdef inline uint64_t key_head8(const char* key, size_t klen) noexcept nogil:
@@ -55,13 +58,20 @@ cdef inline size_t node_size(size_t klen, int height) noexcept nogil:
     return (sizeof(MemNode) + height * sizeof(MemLink) + klen + 7) & ~<size_t>7
 
 
-cdef MemTable* memtable_new() noexcept nogil:
+cdef MemTable* memtable_new(uint64_t size) noexcept nogil:
     cdef MemTable* m = <MemTable*>calloc(1, sizeof(MemTable))
+    cdef uint64_t filter = FILTER_LEAST
     cdef int i
     if m == NULL:
         return NULL
+    while filter * FILTER_SHARE < size and filter < FILTER_MOST:
+        filter *= 2
+    m.filter_mask = filter // 64 - 1
+    m.filter = <uint64_t*>calloc(1, filter)          # a large one is touched only as keys come
     m.head = <MemNode*>calloc(1, node_size(0, MEM_HEIGHT))
-    if m.head == NULL:
+    if m.head == NULL or m.filter == NULL:
+        free(m.filter)
+        free(m.head)
         free(m)
         return NULL
     m.head.height = MEM_HEIGHT
@@ -81,6 +91,7 @@ cdef void memtable_free(MemTable* m) noexcept nogil:
         c = m.arena
         m.arena = c.next
         free(c)
+    free(m.filter)
     free(m.head)
     free(m)
 
@@ -189,7 +200,8 @@ cdef MemEntry* memtable_put(MemTable* m, const char* key, size_t klen, uint64_t 
     cdef MemEntry* e
     cdef MemLink* link
     cdef MemLink* links
-    cdef uint64_t head = key_head8(key, klen)
+    cdef uint64_t head = key_head8(key, klen), hash
+    cdef uint64_t* line
     cdef int i, height
     n = m.tail[0]
     if n != m.head and compare_bytes(mem_key(n), n.klen, key, klen) < 0:
@@ -222,6 +234,10 @@ cdef MemEntry* memtable_put(MemTable* m, const char* key, size_t klen, uint64_t 
                 m.tail[i] = n
         if links[0].node != NULL:
             links[0].node.prev = n
+        hash = filter_hash(key, klen)
+        line = m.filter + ((hash >> 32 & m.filter_mask) << 3)
+        line[hash & 7] |= <uint64_t>1 << (hash >> 3 & 63)
+        line[hash >> 9 & 7] |= <uint64_t>1 << (hash >> 12 & 63)
     e = <MemEntry*>take(m, entry_size(vlen))
     e.ts = ts
     e.wall = wall
@@ -292,13 +308,17 @@ cdef void memtable_warm(MemTable* m, const char** keys, const size_t* klens, int
     cdef int level[WARM_MOST]
     cdef uint64_t heads[WARM_MOST]
     cdef MemLink* link
+    cdef uint64_t hashes[WARM_MOST]
     cdef int i, busy
     if n > WARM_MOST:
         n = WARM_MOST
     for i in range(n):
+        hashes[i] = filter_hash(keys[i], klens[i])
+        prefetch(m.filter + ((hashes[i] >> 32 & m.filter_mask) << 3))
+    for i in range(n):
         heads[i] = key_head8(keys[i], klens[i])
         at[i] = m.head
-        level[i] = m.height - 1
+        level[i] = m.height - 1 if memtable_may_hold(m, hashes[i]) else -1
     busy = n
     while busy:
         busy = 0

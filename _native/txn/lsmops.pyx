@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from ..base.latch cimport monotonic_micros, wall_micros
+from ..base.latch cimport condition_broadcast, monotonic_micros, wall_micros
 from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, E_TOO_LARGE, fail, fail_n
 from ..index.compaction cimport MOST_SNAPSHOTS, Horizon
 from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
@@ -161,7 +161,6 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
             status = lsm_seal(m, tree)
             if status != OK:
                 return status
-            m.lsm_work = True
         if tree.set.counts[0] >= RUNS_SLOW:
             status = under_pressure(tree, klen + vlen, lack)
             if status != OK:
@@ -241,7 +240,7 @@ cdef bint moves(Version* v, uint32_t keyspace) noexcept nogil:
 
 
 cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
-    cdef MemTable* next = memtable_new()
+    cdef MemTable* next = memtable_new(tree.options.memtable_size)
     cdef MemTable* old = tree.active
     cdef Version** moved = NULL
     cdef MemEntry** entries
@@ -292,6 +291,7 @@ cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
         set_entry(moved[i], entries[i])
     free(moved)
     tree.seal(next, m.log.end_lsn)
+    condition_broadcast(&m.lsm_moved)            # who writes it to a table
     return OK
 
 

@@ -92,7 +92,6 @@ cdef class TxnManager:
     cdef uint64_t dropping      # trees in state TREE_DROPPING
     cdef uint64_t lazy_lsn      # end of the newest commit that nobody waits for
     cdef uint64_t last_wall     # newest reading of the wall clock, in microseconds
-    cdef bint lsm_work          # a memtable was sealed: someone should write it
     cdef bint lsm_helpless      # no thread does LSM-trees' work: a writer that has to wait does it itself
     cdef Condition lsm_moved    # that work got on, or is wanted
     cdef Condition lsm_delays   # for writers that are slowed; never signalled

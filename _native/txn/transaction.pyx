@@ -669,7 +669,6 @@ cdef class TxnManager:
         cdef Horizon horizon
         cdef Pick pick
         cdef int status = OK
-        self.lsm_work = True
         if self.failed or self.log.failed:
             return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
         if self.lsm_helpless and delay == 0:
