@@ -404,7 +404,7 @@ class Driver:
             self.open.remove(one)
             one.txn.abort()
             raise
-        if count != len(gone):
+        if count is not None and count != len(gone):
             raise Finding(f"delete_range deleted {count} of the {len(gone)} keys it saw")
         one.ops.extend(("delete", one.names[name], key) for key in gone)
 

@@ -119,7 +119,8 @@ cdef bint lsm_step(Engine e, str what) except -1:
         if status == OK:
             if kind == 0:
                 for i in range(1, e.txns.next_keyspace):
-                    if e.txns.trees[i].lsm and e.txns.trees[i].tree != NULL and status == OK and (<LsmTree>e.txns.trees[i].tree).active.entries:
+                    if e.txns.trees[i].lsm and e.txns.trees[i].tree != NULL and status == OK and (
+                            (<LsmTree>e.txns.trees[i].tree).active.entries or (<LsmTree>e.txns.trees[i].tree).active.range_count):
                         status = lsm_seal(e.txns, <LsmTree>e.txns.trees[i].tree)
             elif kind == 1:
                 status = flush_some(e, &e.flush_work)

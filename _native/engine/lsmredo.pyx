@@ -5,8 +5,6 @@ from libc.string cimport memcpy, memset
 from ..base.idmap cimport idmap_destroy, idmap_get, idmap_init, idmap_put
 from ..base.status cimport OK, AGAIN, E_NOMEM, fail, fail_corrupt
 from ..index.lsm cimport LsmTree
-from ..index.memtable cimport MemNode, MemRange, mem_key, memtable_next, memtable_seek, range_covers
-from ..index.place cimport SEEK_GE
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT
 from ..index.tableset cimport Edit, edit_decode, edit_free
 from ..log.record cimport Record, R_ABORT, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, RECORD_OVERHEAD
@@ -221,20 +219,11 @@ cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil
 
 
 cdef int replay_range(LsmTree tree, const Record* r, const Fate* f) noexcept nogil:
-    """A range of keys goes; what the same transaction had put there before goes one by one."""
-    cdef MemNode* n
-    cdef MemRange* range
+    """A range of keys goes; what the same transaction had put there before has records of its own."""
     cdef int status = tree.admit(r.klen, r.vlen)
-    if status != OK:
-        return status
-    range = tree.put_range(r.key, r.klen, r.value, r.vlen, r.a != 0, f.commit_ts, r.lsn)
-    n = memtable_seek(tree.active, r.key, r.klen, SEEK_GE)
-    while n != NULL and range_covers(range, mem_key(n), n.klen):
-        if n.newest != NULL and n.newest.ts == f.commit_ts:
-            n.newest.kind = ENTRY_DELETE
-            n.newest.vlen = 0
-        n = memtable_next(n)
-    return OK
+    if status == OK:
+        tree.put_range(r.key, r.klen, r.value, r.vlen, r.a != 0, f.commit_ts, r.lsn)
+    return status
 
 
 cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunks* c) noexcept nogil:

@@ -12,7 +12,7 @@ from ..txn.blob cimport blob_put
 from ..txn.lsmops cimport lsm_log_value, lsm_read_many
 from ..index.lsm cimport LsmTree
 from ..index.memtable cimport memtable_warm
-from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_LOCK
+from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED
 from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .cursor cimport CoreCursor
@@ -284,14 +284,13 @@ cdef class CoreTransaction:
 
     # --- writing
 
-    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2:
+    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack, uint16_t flags=0) except -2:
         """One write, in as many steps as it takes; OK or ABSENT."""
         cdef Engine e = self.engine
         cdef TxnManager m = self.m
         cdef const char* p = PyBytes_AS_STRING(value) if value is not None else NULL
         cdef size_t n = PyBytes_GET_SIZE(value) if value is not None else 0
         cdef char reference[BLOB_REF]
-        cdef uint16_t flags = 0
         cdef uint64_t number = 0
         cdef int status
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
@@ -425,11 +424,13 @@ cdef class CoreTransaction:
         return n
 
     def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):
-        """Deletes every key of a half-open range that this transaction sees; returns how many."""
+        """Deletes every key of a half-open range that this transaction sees; returns how many, or None for an LSM keyspace, which does not look."""
         cdef Lack lack
         cdef Py_ssize_t count = 0
         cdef int depth
         lack_init(&lack)
+        if keyspace.lsm:
+            return self.delete_range_blindly(keyspace, start, stop, &lack)
         scan = self.scan(keyspace, start, stop, values=False)
         depth = self.save()
         try:
@@ -444,6 +445,21 @@ cdef class CoreTransaction:
             raise
         self.release(depth)
         return count
+
+    cdef object delete_range_blindly(self, CoreKeyspace keyspace, start, stop, Lack* lack):
+        cdef bytes first = b"" if start is None else to_bytes(start, "key")
+        cdef bytes end = b"" if stop is None else to_bytes(stop, "key")
+        cdef int depth
+        self.ready(keyspace)
+        if PyBytes_GET_SIZE(end) > <Py_ssize_t>keyspace.max_key:
+            too_long(keyspace.max_key, end)
+        depth = self.save()
+        try:
+            self.change(OP_DELETE_RANGE, keyspace, first, end, lack, RANGE_UNBOUNDED if stop is None else 0)
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
 
     cdef int take_back(self, int depth) except -1:
         """Undoes the half of an operation that was done (law 14); where that fails too, only the abort is left."""

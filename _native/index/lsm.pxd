@@ -33,6 +33,7 @@ cdef enum:
     SEALED_MOST = 4                 # memtables waiting to be written, beyond which writers wait
     RUNS_SLOW = 20                  # runs in level 0 from which on writers are slowed,
     RUNS_STOP = 36                  # and at which they wait
+    RANGES_MOST = 256               # deleted ranges in a memtable
     RUNS_COMPACT = 4                # runs in level 0 that are worth a compaction
 
 cdef class LsmTree:
@@ -83,6 +84,7 @@ cdef class LsmTree:
     # latch, after admit for both keys. Deletes the older versions of all keys in [start, stop). Cannot fail.
     cdef MemRange* put_range(self, const char* start, size_t start_len, const char* stop, size_t stop_len, bint unbounded, uint64_t ts,
                              uint64_t lsn) noexcept nogil
+    cdef void drop_range(self, MemRange* r) noexcept nogil   # latch: one in the active memtable is taken back
     cdef bint full(self) noexcept nogil                      # latch: the active memtable is worth sealing
     # latch. The active memtable joins the sealed ones, `next` becomes the active one; the caller moves what is in flight.
     cdef void seal(self, MemTable* next, uint64_t lsn) noexcept nogil

@@ -8,7 +8,7 @@ from ..log.record cimport Record, R_EDIT, RECORD_OVERHEAD
 from ..log.writer cimport LogWriter, MAX_RESERVE
 from ..page.layout cimport layout_max_key
 from ..page.pool cimport Pool
-from .memtable cimport (MemEntry, MemNode, MemRange, MemTable, mem_value, mem_visible, memtable_covering, memtable_find, memtable_free, memtable_may_hold, memtable_new,
+from .memtable cimport (MemEntry, MemNode, MemRange, MemTable, mem_value, mem_visible, memtable_covering, memtable_drop_range, memtable_find, memtable_free, memtable_may_hold, memtable_new,
                         memtable_put, memtable_put_range, memtable_reserve)
 from .sstable cimport (ENTRY_DELETE, BlockNeed, Entry, table_close, table_covering, table_find, table_hash, table_may_hold, table_prefetch,
                        table_value, table_open)
@@ -202,9 +202,14 @@ cdef class LsmTree:
         self.mem_ranges += 1
         return memtable_put_range(self.active, start, start_len, stop, stop_len, unbounded, ts)
 
+    cdef void drop_range(self, MemRange* r) noexcept nogil:
+        memtable_drop_range(self.active, r)
+        self.mem_ranges -= 1
+
     cdef bint full(self) noexcept nogil:
         cdef MemTable* m = self.active
-        return m.used >= self.options.memtable_size and m.in_flight < m.used // 2
+        # Every read looks through the ranges: many of them are better off in tables, where compaction does away with them.
+        return (m.used >= self.options.memtable_size or m.range_count >= RANGES_MOST) and m.in_flight < m.used // 2
 
     cdef void seal(self, MemTable* next, uint64_t lsn) noexcept nogil:
         cdef MemTable* m = self.active

@@ -2,6 +2,9 @@
 
 A change pushes a Version as for the B-tree, but without a before-image: older versions stay in the memtable.  The Version is the row's lock and the undo; its value is the
 address of the memtable's entry (nothing for a lock alone).  Everything is under the engine latch.
+
+A deleted range is one range tombstone in the memtable and a RangeLock, which does for its keys what Versions do for single ones: others wait for it, and lose to it if
+it commits after their snapshot.  It meets the locks of single keys by looking through the changes that are not older than its snapshot, never through the tree.
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from ..index.lsm cimport LsmTree
@@ -21,6 +24,14 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
                    uint16_t flags, uint64_t blob_number, Lack* lack) noexcept nogil
 # In the latch hold that logs the commit: the transaction's versions get its timestamp.
 cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept nogil
+# Deletes all keys in [start, stop), however many, with one record and one range tombstone: as lsm_write.
+cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                          bint unbounded, Lack* lack) noexcept nogil
+# Locks of deleted ranges: the owner's are undone above an LSN; it has committed; AGAIN with who has one in the keyspace; all are freed.
+cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil
+cdef void ranges_release(TxnManager m, Txn* t) noexcept nogil
+cdef int ranges_in(TxnManager m, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil
+cdef void ranges_free(TxnManager m) noexcept nogil
 # Takes back the change that the version stands for.
 cdef void lsm_undo(TxnManager m, Version* v) noexcept nogil
 # Seals the active memtable; what is in flight moves on. OK; E_NOMEM: nothing has changed.

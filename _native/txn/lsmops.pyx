@@ -2,18 +2,21 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from ..base.coding cimport compare_bytes
 from ..base.latch cimport condition_broadcast, monotonic_micros, wall_micros
-from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, E_TOO_LARGE, fail, fail_n
+from ..base.status cimport OK, ABSENT, AGAIN, E_CONFLICT, E_LOG, E_NOMEM, E_TOO_LARGE, fail, fail_n
 from ..index.compaction cimport MOST_SNAPSHOTS, Horizon
 from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
-from ..index.memtable cimport IN_FLIGHT, MemEntry, MemTable, mem_value, memtable_free, memtable_new, memtable_pop, memtable_put, memtable_reserve, memtable_stamp, memtable_warm
+from ..index.memtable cimport (IN_FLIGHT, MemEntry, MemTable, mem_value, memtable_drop_range, memtable_free, memtable_new, memtable_pop, memtable_put,
+                               memtable_put_range, memtable_reserve, memtable_stamp, memtable_warm)
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT, Entry
-from ..log.record cimport R_PUT_BLOB, RECORD_OVERHEAD, Record
+from ..log.record cimport R_DELETE_RANGE, R_PUT_BLOB, RECORD_OVERHEAD, Record
 from ..page.layout cimport VALUE_BLOB
 from .blob cimport BLOB_CHUNK
+from .clock cimport clock_horizon
 from .garbage cimport prune
-from .transaction cimport OP_DELETE, OP_LOCK, OP_PUT, Found, Lack, TxnManager
-from .versions cimport (LOCK_ONLY, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, Txn, Version, hash_key, table_find, table_push, table_reserve,
+from .transaction cimport OP_DELETE, OP_LOCK, OP_PUT, Found, Lack, TxnManager, must_wait
+from .versions cimport (LOCK_ONLY, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, table_find, table_push, table_reserve,
                         version_key, version_value)
 
 cdef enum:
@@ -120,6 +123,20 @@ cdef int under_pressure(LsmTree tree, size_t bytes, Lack* lack) noexcept nogil:
     return OK
 
 
+cdef int make_way(TxnManager m, LsmTree tree, size_t bytes, Lack* lack) noexcept nogil:
+    """Before a change of so many bytes: a full memtable is sealed; AGAIN while background work is behind."""
+    cdef int status
+    if tree.full():
+        if tree.sealed_count >= SEALED_MOST:
+            lack.stall = <void*>tree
+            lack.delay = 0
+            return AGAIN
+        status = lsm_seal(m, tree)
+        if status != OK:
+            return status
+    return under_pressure(tree, bytes, lack) if tree.set.counts[0] >= RUNS_SLOW else OK
+
+
 cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
                    uint16_t flags, uint64_t blob_number, Lack* lack) noexcept nogil:
     cdef Version* head
@@ -133,6 +150,10 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     cdef int status
     if tree.damaged:
         return tree.damage_status()
+    if m.range_locks != NULL:
+        status = ranges_meet(m, t, keyspace, key, klen, key, klen, True, False, lack)
+        if status != OK:
+            return status
     head = table_find(&m.table, hash, keyspace, key, klen)
     if head != NULL:
         status = m.claim(t, head, &fresh, lack)
@@ -153,18 +174,9 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
         if status != OK:
             return status
     if op != OP_LOCK:
-        if tree.full():
-            if tree.sealed_count >= SEALED_MOST:
-                lack.stall = <void*>tree
-                lack.delay = 0
-                return AGAIN
-            status = lsm_seal(m, tree)
-            if status != OK:
-                return status
-        if tree.set.counts[0] >= RUNS_SLOW:
-            status = under_pressure(tree, klen + vlen, lack)
-            if status != OK:
-                return status
+        status = make_way(m, tree, klen + vlen, lack)
+        if status != OK:
+            return status
         status = tree.admit(klen, vlen)
         if status != OK:
             return status
@@ -219,16 +231,246 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     return OK
 
 
+# --- deleted ranges ----------------------------------------------------------------------------------------------------
+
+cdef inline char* lock_start(RangeLock* r) noexcept nogil:
+    return <char*>r + sizeof(RangeLock)
+
+
+cdef inline char* lock_stop(RangeLock* r) noexcept nogil:
+    return <char*>r + sizeof(RangeLock) + r.start_len
+
+
+cdef inline bint lies_in(const char* key, size_t klen, const char* start, size_t start_len, const char* stop, size_t stop_len, bint unbounded) noexcept nogil:
+    return compare_bytes(start, start_len, key, klen) <= 0 and (unbounded or compare_bytes(key, klen, stop, stop_len) < 0)
+
+
+cdef inline bint overlaps(RangeLock* r, const char* start, size_t start_len, const char* stop, size_t stop_len, bint closed, bint unbounded) noexcept nogil:
+    """Whether the lock and the range share a key. closed: `stop` belongs to the range."""
+    cdef int c
+    if not r.unbounded and compare_bytes(start, start_len, lock_stop(r), r.stop_len) >= 0:
+        return False
+    if unbounded:
+        return True
+    c = compare_bytes(lock_start(r), r.start_len, stop, stop_len)
+    return c < 0 or (closed and c == 0)
+
+
+cdef int ranges_meet(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len, bint closed,
+                     bint unbounded, Lack* lack) noexcept nogil:
+    """Whether another's deleted range is in the way of a change by t to these keys: OK; AGAIN; E_CONFLICT. Drops the locks that nobody can meet any more."""
+    cdef RangeLock** p = &m.range_locks
+    cdef RangeLock* r
+    while p[0] != NULL:
+        r = p[0]
+        if r.owner == NULL and r.commit_ts <= clock_horizon(&m.clock):
+            p[0] = r.next
+            free(r)
+            continue
+        p = &r.next
+        if r.keyspace != keyspace or r.owner == t or not overlaps(r, start, start_len, stop, stop_len, closed, unbounded):
+            continue
+        if r.owner == NULL:
+            if r.commit_ts > t.snapshot:
+                m.conflicts += 1
+                return fail_n(E_CONFLICT, "the key's range was deleted by a transaction that committed at %lld, after this one's snapshot at %lld",
+                              <int64_t>r.commit_ts, <int64_t>t.snapshot)
+        elif r.owner.state == TXN_UNKNOWN:
+            return fail(E_LOG, "the deletion of the key's range is of unknown outcome: open the database again")
+        else:
+            return must_wait(lack, r.owner)
+    return OK
+
+
+cdef int changes_in(TxnManager m, Txn* t, Txn* other, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                    bint unbounded, Lack* lack) noexcept nogil:
+    """Whether one of another's changes or row locks is in the way of a deletion of the range by t."""
+    cdef Version* v = other.newest
+    cdef bint fresh = True
+    cdef int status
+    while v != NULL:
+        if v.linked and v.keyspace == keyspace and lies_in(version_key(v), v.klen, start, start_len, stop, stop_len, unbounded):
+            status = m.claim(t, v, &fresh, lack)
+            if status != OK:
+                return status
+        v = v.previous
+    return OK
+
+
+cdef int delete_own(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                    bint unbounded, Lack* lack) noexcept nogil:
+    """What t itself has put in the range goes key by key: the range tombstone, which will bear the same timestamp, leaves it alone."""
+    cdef Version* v = t.newest
+    cdef int status
+    while v != NULL:
+        if (v.linked and v.keyspace == keyspace and not v.flags & LOCK_ONLY and entry_of(v).kind != ENTRY_DELETE
+                and lies_in(version_key(v), v.klen, start, start_len, stop, stop_len, unbounded)):
+            status = lsm_write(m, t, tree, OP_DELETE, keyspace, version_key(v), v.klen, NULL, 0, 0, 0, lack)
+            if status != OK and status != ABSENT:
+                return status
+        v = v.previous
+    return OK
+
+
+cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                          bint unbounded, Lack* lack) noexcept nogil:
+    cdef RangeLock* lock
+    cdef Record r
+    cdef Txn* other
+    cdef size_t logged = start_len + stop_len + RECORD_OVERHEAD
+    cdef int status
+    if tree.damaged:
+        return tree.damage_status()
+    if not unbounded and compare_bytes(start, start_len, stop, stop_len) >= 0:
+        return OK
+    status = ranges_meet(m, t, keyspace, start, start_len, stop, stop_len, False, unbounded, lack)
+    other = m.clock.first_writer
+    while other != NULL and status == OK:
+        if other != t and other.keyspaces & (<uint64_t>1 << (keyspace & 63)):
+            status = changes_in(m, t, other, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+        other = other.writer_next
+    other = m.clock.oldest_snapshot
+    while other != NULL and status == OK:
+        if other != t and other.locks and not other.in_writers:          # it has only locked rows so far
+            status = changes_in(m, t, other, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+        other = other.snap_next
+    other = m.garbage
+    while other != NULL and status == OK:
+        if other.commit_ts > t.snapshot:
+            status = changes_in(m, t, other, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+        other = other.writer_next
+    if status == OK:
+        status = delete_own(m, t, tree, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+    if status == OK:
+        status = make_way(m, tree, start_len + stop_len, lack)
+    if status == OK:
+        status = tree.admit(start_len, stop_len)
+    if status != OK:
+        return status
+    status = m.log.reserve(logged)
+    if status != OK:
+        lack.log_bytes = logged
+        return status
+    lock = <RangeLock*>malloc(sizeof(RangeLock) + start_len + stop_len)
+    if lock == NULL:
+        return fail(E_NOMEM, "no memory for the lock of a range")
+    if t.id == 0:
+        status = m.start_writing(t, lack)
+        if status != OK:
+            free(lock)
+            return status
+    memset(&r, 0, sizeof(Record))
+    r.type = R_DELETE_RANGE
+    r.txn = t.id
+    r.keyspace = keyspace
+    r.key = start
+    r.klen = start_len
+    r.value = stop
+    r.vlen = stop_len
+    r.a = unbounded
+    memset(lock, 0, sizeof(RangeLock))
+    lock.lsn = m.log.append(&r)
+    lock.owner = t
+    lock.keyspace = keyspace
+    lock.start_len = <uint32_t>start_len
+    lock.stop_len = <uint32_t>stop_len
+    lock.unbounded = unbounded
+    memcpy(lock_start(lock), start, start_len)
+    if stop_len:
+        memcpy(lock_stop(lock), stop, stop_len)
+    lock.range = tree.put_range(start, start_len, stop, stop_len, unbounded, IN_FLIGHT | t.id, lock.lsn)
+    lock.next = m.range_locks
+    m.range_locks = lock
+    t.ranges = t.lsm = True
+    t.writes += 1
+    t.deadline = 0
+    t.keyspaces |= <uint64_t>1 << (keyspace & 63)
+    if t.last_lsn < lock.lsn:
+        t.last_lsn = lock.lsn
+    return OK
+
+
+cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
+    cdef RangeLock** p = &m.range_locks
+    cdef RangeLock* r
+    while p[0] != NULL:
+        r = p[0]
+        if r.owner != t or r.lsn <= lsn:
+            p = &r.next
+            continue
+        (<LsmTree>m.trees[r.keyspace].tree).drop_range(r.range)
+        t.writes += 1
+        p[0] = r.next
+        free(r)
+
+
+cdef void ranges_release(TxnManager m, Txn* t) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    while r != NULL:
+        if r.owner == t:
+            r.owner = NULL
+            r.range = NULL
+        r = r.next
+
+
+cdef int ranges_in(TxnManager m, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    while r != NULL:
+        if r.keyspace == keyspace and r.owner != NULL and r.owner != t:
+            return must_wait(lack, r.owner)
+        r = r.next
+    return OK
+
+
+cdef void ranges_free(TxnManager m) noexcept nogil:
+    cdef RangeLock* r
+    while m.range_locks != NULL:
+        r = m.range_locks
+        m.range_locks = r.next
+        free(r)
+
+
+cdef int ranges_move(TxnManager m, LsmTree tree, MemTable* next) noexcept nogil:
+    """The range tombstones in flight move on to the next memtable, oldest first. OK; E_NOMEM: nothing has changed."""
+    cdef RangeLock* r = m.range_locks
+    cdef int status = OK
+    while r != NULL and status == OK:
+        r.moved = NULL
+        if r.owner != NULL and r.keyspace == tree.id and r.range.ts & IN_FLIGHT:
+            status = memtable_reserve(next, r.start_len, r.stop_len)
+            if status == OK:
+                r.moved = memtable_put_range(next, lock_start(r), r.start_len, lock_stop(r), r.stop_len, r.unbounded, r.range.ts)
+                if r.owner.first_lsn < next.first_lsn:
+                    next.first_lsn = r.owner.first_lsn
+        r = r.next
+    if status != OK:
+        return status
+    r = m.range_locks
+    while r != NULL:
+        if r.moved != NULL:
+            memtable_drop_range(tree.active, r.range)
+            r.range = r.moved
+            r.moved = NULL
+        r = r.next
+    return OK
+
+
 cdef inline void stamp(LsmTree tree, Version* v, uint64_t ts, uint64_t wall) noexcept nogil:
     memtable_stamp(tree.active, entry_of(v), ts, wall if tree.options.ttl else 0)
 
 
 cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept nogil:
     cdef Version* v = t.newest
+    cdef RangeLock* r = m.range_locks
     while v != NULL:
         if v.linked and not v.flags & LOCK_ONLY and m.trees[v.keyspace].lsm and m.trees[v.keyspace].tree != NULL:
             stamp(<LsmTree>m.trees[v.keyspace].tree, v, ts, wall)
         v = v.previous
+    if t.ranges:
+        while r != NULL:
+            if r.owner == t:
+                r.range.ts = r.commit_ts = ts
+            r = r.next
 
 
 cdef void lsm_undo(TxnManager m, Version* v) noexcept nogil:
@@ -284,6 +526,11 @@ cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
         entries[i] = memtable_put(next, version_key(v), v.klen, e.ts, e.wall, e.kind, mem_value(e), e.vlen, False)
         if v.owner.first_lsn < next.first_lsn:       # its chunks of large values included
             next.first_lsn = v.owner.first_lsn
+    status = ranges_move(m, tree, next)
+    if status != OK:
+        memtable_free(next)
+        free(moved)
+        return status
     i = n
     while i > 0:
         i -= 1

@@ -6,6 +6,7 @@ All methods are nogil and under the engine latch.  One that cannot go on without
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from ..base.idmap cimport IdMap
 from ..base.latch cimport Latch, Condition
+from ..base.status cimport AGAIN
 from ..log.writer cimport LogWriter
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
@@ -14,7 +15,7 @@ from ..index.btree cimport BTree, Need, Path, Cell
 from ..index.compaction cimport Work
 from ..index.lsm cimport LsmTree
 from ..index.sstable cimport BlockNeed
-from .versions cimport Txn, Version, VersionTable
+from .versions cimport RangeLock, Txn, Version, VersionTable
 from .clock cimport Clock
 
 cdef enum TreeState:
@@ -52,6 +53,7 @@ cdef enum Operation:            # what write() is to do
     OP_DELETE = 2
     OP_LOCK = 3
     OP_DELETE_BLIND = 4         # without a look whether it is there, where the tree can spare that
+    OP_DELETE_RANGE = 5         # of an LSM-tree: all keys from the key on and below the value; flags RANGE_UNBOUNDED: to the end
 
 cdef enum:
     CATALOG = 0                 # keyspace id of the catalogue: name -> id, backend
@@ -60,6 +62,7 @@ cdef enum:
     LSM_ROW = 32                # u8 style, u8 compression, u8 bits per key, u8 0, u32 table size / 1024, u64 memtable size, u64 time to live
     BTREE_BACKEND = 0           # on disk: never change
     LSM_BACKEND = 1
+    RANGE_UNBOUNDED = 1
 
 cdef class TxnManager:
     # constant after attach()
@@ -88,6 +91,7 @@ cdef class TxnManager:
     cdef Txn* garbage           # committed, with versions some snapshot may still need; by commit timestamp
     cdef Txn* garbage_tail
     cdef Txn* free_txns
+    cdef RangeLock* range_locks  # of all transactions, newest first
     cdef uint64_t commits, aborts, conflicts, deadlocks, timeouts, reads_of_versions, snapshots_lost
     cdef uint64_t dropping      # trees in state TREE_DROPPING
     cdef uint64_t lazy_lsn      # end of the newest commit that nobody waits for
@@ -144,5 +148,10 @@ cdef class TxnManager:
 cdef inline bint row_valid(const char* row, size_t n) noexcept nogil:
     """Whether these bytes can be a row of the catalogue."""
     return (n == CATALOG_ROW and row[4] == BTREE_BACKEND) or (n == LSM_ROW and row[4] == LSM_BACKEND)
+
+cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
+    l.blocker = owner
+    l.blocker_wakes = owner.wakes
+    return AGAIN
 
 cdef void lack_init(Lack* l) noexcept nogil

@@ -25,7 +25,7 @@ from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
 from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, collect, prune
-from .lsmops cimport lsm_commit, lsm_horizon, lsm_read, lsm_write, wall_now
+from .lsmops cimport lsm_commit, lsm_delete_range, lsm_horizon, lsm_read, lsm_write, ranges_free, ranges_in, ranges_release, wall_now
 from .undo cimport undo
 
 cdef extern from *:
@@ -57,12 +57,6 @@ cdef void lack_init(Lack* l) noexcept nogil:
     l.stall = NULL
     l.delay = 0
     l.held = False
-
-
-cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
-    l.blocker = owner
-    l.blocker_wakes = owner.wakes
-    return AGAIN
 
 
 cdef class TxnManager:
@@ -100,6 +94,7 @@ cdef class TxnManager:
                     free(<void*>self.memory_blobs.values[i])
         idmap_destroy(&self.memory_blobs)
         table_destroy(&self.table)
+        ranges_free(self)
         condition_destroy(&self.lsm_moved)
         condition_destroy(&self.lsm_delays)
         free(self.trees)
@@ -113,7 +108,7 @@ cdef class TxnManager:
             t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
-            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = False
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = False
             t.wall = 0
             t.depth = 0
             t.deadline = 0
@@ -370,7 +365,7 @@ cdef class TxnManager:
                         return must_wait(lack, w)
                     v = v.previous
             w = w.writer_next
-        return OK
+        return ranges_in(self, t, keyspace, lack)
 
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil:
         """Whether the reader may look into the keyspace."""
@@ -452,6 +447,8 @@ cdef class TxnManager:
             return must_wait(lack, e.dropped_by)
         if e.created_by != NULL and e.created_by != t:
             return must_wait(lack, e.created_by)
+        if op == OP_DELETE_RANGE:
+            return lsm_delete_range(self, t, <LsmTree>e.tree, keyspace, key, klen, value, vlen, flags & RANGE_UNBOUNDED, lack)
         if e.lsm:
             return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lack)
         if op == OP_DELETE_BLIND:
@@ -719,6 +716,8 @@ cdef class TxnManager:
             writer_leave(&self.clock, t)
             if t.locks:
                 self.drop_locks(t)
+            if t.ranges:
+                ranges_release(self, t)
             if t.waiters != NULL:
                 wake_waiters(t)
             snapshot_close(&self.clock, t)

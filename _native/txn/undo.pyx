@@ -4,7 +4,7 @@ from ..base.coding cimport get32, get64
 from ..base.status cimport OK, ABSENT
 from ..index.btree cimport BTree, Path, Cell
 from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
-from .lsmops cimport lsm_undo
+from .lsmops cimport lsm_undo, ranges_undo
 from .transaction cimport TxnManager, Tree, Lack, CATALOG, TREE_DROPPING, TREE_LIVE
 from .versions cimport Txn, Version, BEFORE_ABSENT, BEFORE_BLOB, LOCK_ONLY, table_unlink, version_key, version_value
 
@@ -67,6 +67,8 @@ cdef int undo(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil:
     cdef int status
     t.undoing = True
     t.undo_to = lsn
+    if t.ranges:
+        ranges_undo(m, t, lsn)
     m.pool.rolling_back += 1
     status = undo_changes(m, t, lsn, lack)
     m.pool.rolling_back -= 1

@@ -12,9 +12,9 @@ def db():
         yield db
 
 
-@pytest.fixture
-def ks(db):
-    return db.keyspace("space")
+@pytest.fixture(params=["btree", "lsm"])
+def ks(db, request):
+    return db.keyspace("space", backend=request.param)
 
 
 @pytest.fixture

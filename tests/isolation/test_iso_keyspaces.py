@@ -115,7 +115,8 @@ def test_an_old_snapshot_still_reads_a_dropped_keyspace(db, ks):
     used = db.stats()["pages"]["used_bytes"]
     old.abort()
     db.checkpoint()
-    assert db.stats()["pages"]["used_bytes"] < used
+    if ks.backend == "btree":
+        assert db.stats()["pages"]["used_bytes"] < used
     assert db.verify().ok
 
 
