@@ -89,7 +89,8 @@ class Database(CoreDatabase):
         Args:
             path: its directory, or ``":memory:"``.
             vfs: the file system of tests; None for the real one.
-            background: whether checkpoints and lazy syncs happen by themselves.
+            background: whether checkpoints and lazy syncs happen by themselves, and whether recovery
+                may use several processors.
             options: see `Options`.
         """
         self.options = Options.of(options)

@@ -62,6 +62,11 @@ cdef uint64_t fork_counter() noexcept nogil:
     return forks
 
 
+cdef int spare_processors() except -1:
+    """Processors that this process may use, less one."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) - 1
+
+
 cdef void* background_entry(void* engine) noexcept nogil:
     (<Engine>engine).background_loop()
     return NULL
@@ -161,7 +166,7 @@ cdef class Engine:
             if status != OK:
                 raise_status(status)
             self.fields = self.store.sb
-            replay(self.txns, vfs, self.log_dir, segment_size, &r)
+            replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
             self.open_tables()
             r.settle_micros = -monotonic_micros()
             if not read_only:

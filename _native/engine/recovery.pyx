@@ -30,6 +30,7 @@ from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put
 from ..index.lsm cimport LsmTree
 from .lsmredo cimport (LsmRedo, lsmredo_chunk, lsmredo_edits, lsmredo_free, lsmredo_init, lsmredo_is, lsmredo_losers, lsmredo_note, lsmredo_replay)
 from .lsmtree cimport new_lsm
+from .ahead cimport Ahead, Window, ahead_open, ahead_next, ahead_warm, ahead_close
 from .meta cimport meta_decode
 
 cdef enum:
@@ -48,6 +49,7 @@ cdef struct Redo:
     Pending* blobs
     uint64_t from_lsn
     LsmRedo* lsm                # the LSM-trees' share
+    Ahead ahead
 
 
 cdef object make_tree(TxnManager m, uint32_t id, Txn* creator, bytes row):
@@ -312,17 +314,21 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
 
 cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out) noexcept nogil:
     """Replays to the end of the log."""
-    cdef Record r
+    cdef Window* w = NULL
+    cdef uint64_t i
     cdef int status
     while True:
-        status = log.next(&r)
-        if status == OK:
-            status = redo_record(m, redo, &r, out)
-        if status != OK:
-            return OK if status == ABSENT else status
+        status = ahead_next(&redo.ahead, m, log, &w)
+        if status != OK or w == NULL:
+            return status
+        for i in range(w.count):
+            ahead_warm(&redo.ahead, w, m, i)
+            status = redo_record(m, redo, &w.records[i], out)
+            if status != OK:
+                return status
 
 
-cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out):
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, Recovered* out):
     cdef LogReader log = LogReader.__new__(LogReader)
     cdef Redo redo
     cdef char* meta = NULL
@@ -333,7 +339,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     cdef uint32_t id
     cdef int status
     memset(out, 0, sizeof(Recovered))
-    redo.blobs = NULL
+    memset(&redo, 0, sizeof(Redo))
     redo.from_lsn = m.store.sb.checkpoint_lsn
     if idmap_init(&redo.fates) or idmap_init(&redo.active):
         raise MemoryError("no memory for the table of transactions")
@@ -342,6 +348,10 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     m.next_keyspace = m.store.sb.next_keyspace if m.store.sb.next_keyspace else 1
     m.clock.last_ts = m.clock.visible_ts = m.store.sb.next_commit_ts - 1 if m.store.sb.next_commit_ts else 0
     try:
+        with nogil:
+            status = ahead_open(&redo.ahead, m, helpers)
+        if status != OK:
+            raise_status(status)
         status = m.tree_admit(m.next_keyspace)
         if status == OK:
             status = m.store.read_meta(&meta, &n)
@@ -418,6 +428,8 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
                 latch_unlock(m.latch)
             free(blob)
     finally:
+        with nogil:
+            ahead_close(&redo.ahead, m)
         log.close()
         free(meta)
         idmap_destroy(&redo.fates)

@@ -2,9 +2,10 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, qsort, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 from ..base.latch cimport condition_broadcast, condition_destroy, condition_init, condition_wait, latch_lock, latch_unlock
 from ..base.status cimport AGAIN, E_CORRUPT, E_NOMEM, E_USAGE, OK, fail, fail_corrupt, fail_n
+from .fetch cimport fetch_finish_all
 from .layout cimport layout_check, layout_pack, layout_unpack
 from .store cimport MAX_RESERVE
 
@@ -239,6 +240,27 @@ cdef class Pool:
         else:                                           # its readers let go of it first
             f.state = FRAME_DETACHED
 
+    cdef Frame* lend(self, uint64_t n) noexcept nogil:
+        cdef uint64_t first = self.frame_count - n
+        cdef uint64_t i
+        if n == 0 or n >= self.free_count:
+            return NULL
+        for i in range(n):                            # what is used last lies lowest in the stack
+            if self.free_frames[i] != self.frame_count - 1 - i:
+                return NULL
+        self.free_count -= n
+        memmove(self.free_frames, self.free_frames + n, self.free_count * sizeof(uint32_t))
+        for i in range(first, first + n):
+            self.core.frames[i].state = FRAME_BLOCK
+            self.core.frames[i].pins = 1
+        return &self.core.frames[first]
+
+    cdef void take_back(self, Frame* first, uint64_t n) noexcept nogil:
+        cdef uint64_t i
+        for i in range(n):
+            first[n - 1 - i].pins = 0
+            self.block_drop(&first[n - 1 - i])
+
     # ---------------------------------------------------------------- admission
 
     cdef bint enough(self, uint64_t n, bint capped) noexcept nogil:
@@ -439,7 +461,8 @@ cdef class Pool:
                     f.ref = 1
                     out[0] = f
                     return OK
-                self.wait_moved(-1)
+                if not fetch_finish_all(self):
+                    self.wait_moved(-1)
             elif self.free_count == 0:
                 rc = self.find_free(1, False)
                 if rc != OK:
