@@ -122,12 +122,17 @@ cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil:
             return no_memory()
         return meet(l, r.txn)
     if r.type == R_EDIT:
+        if r.txn:                            # a bulk load: the tables count if it committed, and then its pairs are in them
+            if meet(l, r.txn) != OK:
+                return no_memory()
+            fate_of(l, r.txn).loads = r.keyspace
         if r.lsn < l.from_lsn:
             return OK                        # the checkpoint's record has it
         e = <LoggedEdit*>malloc(sizeof(LoggedEdit) + r.vlen)
         if e == NULL:
             return no_memory()
         e.keyspace = r.keyspace
+        e.txn = r.txn
         e.size = r.vlen
         e.next = NULL
         memcpy(<char*>e + sizeof(LoggedEdit), r.value, r.vlen)
@@ -159,12 +164,14 @@ cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil:
 
 cdef int lsmredo_edits(LsmRedo* l, TxnManager m, uint32_t keyspace) noexcept nogil:
     cdef LoggedEdit* e = l.first
+    cdef Fate* f
     cdef Edit edit
     cdef int status
     if keyspace >= m.next_keyspace or m.trees[keyspace].tree == NULL or not m.trees[keyspace].lsm:
         return OK
     while e != NULL:
-        if e.keyspace == keyspace:
+        f = fate_of(l, e.txn) if e.txn else NULL
+        if e.keyspace == keyspace and (e.txn == 0 or (f != NULL and f.commit_ts)):
             status = edit_decode(&edit, <const uint8_t*>e + sizeof(LoggedEdit), e.size)
             if status != OK:
                 return status
@@ -260,7 +267,7 @@ cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r) noexcept nogi
         if c != NULL:
             p[0] = c.next
     if (r.keyspace < m.next_keyspace and m.trees[r.keyspace].tree != NULL and m.trees[r.keyspace].lsm and f != NULL and f.commit_ts != 0
-            and not taken_back(f, r.lsn)):
+            and f.loads != r.keyspace and not taken_back(f, r.lsn)):
         if f.wall > m.last_wall:
             m.last_wall = f.wall
         status = replay_change(<LsmTree>m.trees[r.keyspace].tree, r, f, c)

@@ -173,7 +173,7 @@ cdef class TxnManager:
         t.commit_ts = self.clock.last_ts
         r.a = t.commit_ts
         r.b = wall_now(self)
-        if t.lsm:
+        if t.lsm or t.ranges:
             lsm_commit(self, t, t.commit_ts, r.b)
         self.log.reserve_ends(-END_BYTES)
         t.last_lsn = self.log.append(&r)
