@@ -26,6 +26,7 @@ cdef struct Fate:
 cdef struct Chunks:                # a large value whose chunks are being replayed into memory
     uint64_t txn
     uint64_t number
+    uint64_t lsn                # of the first
     uint64_t length
     uint64_t filled
     char* data

@@ -209,6 +209,7 @@ cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil
             return True
         c.txn = r.txn
         c.number = r.a
+        c.lsn = r.lsn
         c.length = r.b
         c.filled = 0
         c.data = <char*>malloc(r.b + 1)
@@ -236,6 +237,7 @@ cdef int replay_range(LsmTree tree, const Record* r, const Fate* f) noexcept nog
 cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunks* c) noexcept nogil:
     cdef const char* value = r.value
     cdef size_t vlen = r.vlen
+    cdef uint64_t lsn = r.lsn                # from where the log is needed for it
     cdef int status
     if f.commit_lsn < tree.persisted_lsn:
         return OK                            # it is in a table
@@ -246,12 +248,13 @@ cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunk
             return fail_corrupt("log", <long long>r.lsn, "a large value some of whose chunks are missing", r.b, c.filled if c != NULL else 0)
         value = c.data
         vlen = c.length
+        lsn = c.lsn
     elif r.type == R_DELETE:
         vlen = 0
     status = tree.admit(r.klen, vlen)
     if status == OK:
         tree.put(r.key, r.klen, f.commit_ts, f.wall if tree.options.ttl else 0, ENTRY_DELETE if r.type == R_DELETE else ENTRY_PUT,
-                 value, vlen, True, r.lsn)
+                 value, vlen, True, lsn)
     return status
 
 

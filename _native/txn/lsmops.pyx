@@ -424,6 +424,13 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     return OK
 
 
+cdef bint ranges_above(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    while r != NULL and (r.owner != t or r.lsn <= lsn):
+        r = r.next
+    return r != NULL
+
+
 cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
     cdef RangeLock** p = &m.range_locks
     cdef RangeLock* r
