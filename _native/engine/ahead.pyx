@@ -6,7 +6,7 @@ from ..base.latch cimport latch_lock, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail
 from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
 from ..log.record cimport R_PUT, R_DELETE, R_PUT_BLOB
-from ..page.fetch cimport fetch_close, fetch_finish, fetch_free, fetch_open, fetch_release, fetch_start, fetch_want
+from ..page.fetch cimport fetch_close, fetch_finish, fetch_free, fetch_open, fetch_release, fetch_start, fetch_stop, fetch_want
 from ..page.pool cimport Fetch
 from ..txn.transaction cimport Lack, TxnManager, TREE_LIVE, lack_init
 
@@ -42,6 +42,7 @@ cdef int ahead_open(Ahead* a, TxnManager m, int helpers) noexcept nogil:
 
 cdef void ahead_close(Ahead* a, TxnManager m) noexcept nogil:
     cdef int i
+    fetch_stop(m.pool)                                        # after an error there may be much that nobody wants any more
     latch_lock(m.latch)
     for i in range(2):
         fetch_release(m.pool, &a.windows[i].fetch)
@@ -153,10 +154,12 @@ cdef int fill(Ahead* a, TxnManager m, LogReader log, Window* w) noexcept nogil:
             looking = False
             more = True
         takes(&batch, a, &w.records[w.count - 1])
+    if status != OK and status != ABSENT:
+        return status
     if batch.n and looking:
         foresee(a, m, &w.fetch, &batch)
     fetch_start(m.pool, &w.fetch)
-    return OK if status == ABSENT else status
+    return OK
 
 
 cdef int ahead_next(Ahead* a, TxnManager m, LogReader log, Window** out) noexcept nogil:

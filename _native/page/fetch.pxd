@@ -4,7 +4,7 @@ For recovery, which has the pool to itself and knows from the log which pages it
 helpers read, check and unpack into its frames without any latch but their own, and touch nothing else.  What a fetch does to the pool happens in
 `fetch_want` and `fetch_finish`, so it is the same with and without helpers.
 
-Use: fetch_open; then for each batch want ..., start, finish, release; fetch_close.  One batch is made at a time, several may be under way.  A page that is
+Use: fetch_open; then for each batch want ..., start, finish, release; fetch_stop, a last release, fetch_close.  One batch is made at a time, several may be under way.  A page that is
 needed before its batch is finished, or before that was started even, is no mistake: `Pool.load` finishes all there are.
 """
 from libc.stdint cimport uint64_t
@@ -12,6 +12,8 @@ from .pool cimport Fetch, Pool
 
 # GIL held or not, latch not. `helpers`: most threads to start; they start when there is enough to do. E_NOMEM.
 cdef int fetch_open(Pool pool, int helpers) noexcept nogil
+# latch held or not. From now on nothing is read: what has not been by then is as if never wanted. So who fails does not wait for a medium that does.
+cdef void fetch_stop(Pool pool) noexcept nogil
 # latch not held. Ends the helpers; every fetch has been released.
 cdef void fetch_close(Pool pool) noexcept nogil
 # latch (released to bring in a map page). Adds a page unless it is here, on its way, or not to be had. False: the batch takes no more.

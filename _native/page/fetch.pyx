@@ -46,15 +46,22 @@ cdef int fetch_open(Pool pool, int helpers) noexcept nogil:
     return OK
 
 
-cdef void fetch_close(Pool pool) noexcept nogil:
+cdef void fetch_stop(Pool pool) noexcept nogil:
     cdef Crew* crew = pool.crew
-    cdef int i
     if crew is NULL:
         return
     latch_lock(&crew.latch)
     crew.stop = True
     condition_broadcast(&crew.more)
     latch_unlock(&crew.latch)
+
+
+cdef void fetch_close(Pool pool) noexcept nogil:
+    cdef Crew* crew = pool.crew
+    cdef int i
+    fetch_stop(pool)
+    if crew is NULL:
+        return
     for i in range(crew.helpers):
         pthread_join(crew.threads[i], NULL)
     condition_destroy(&crew.read)
@@ -126,7 +133,7 @@ cdef void fetch_start(Pool pool, Fetch* fetch) noexcept nogil:
     latch_lock(&crew.latch)
     fetch.next = crew.first
     crew.first = fetch
-    if fetch.count >= WORTH_HELP:
+    if fetch.count >= WORTH_HELP and not crew.stop:
         while crew.helpers < crew.most:
             if pthread_create(&crew.threads[crew.helpers], NULL, helper, <void*>pool):
                 crew.most = crew.helpers              # fewer do it too
@@ -166,16 +173,17 @@ cdef void read_piece(Pool pool, Want* wants, uint64_t count, char* scratch) noex
 
 
 cdef bint take_part(Pool pool, Fetch* fetch, char* scratch) noexcept nogil:
-    """(crew's latch; released) Reads one piece of the fetch; False when all of it is claimed."""
+    """(crew's latch; released) Reads one piece of the fetch, or gives up what is left of it; False when all of it is claimed."""
     cdef Crew* crew = pool.crew
     cdef uint64_t at = fetch.claimed
-    cdef uint64_t n = min(fetch.count - at, <uint64_t>PIECE)
+    cdef uint64_t n = fetch.count - at if crew.stop else min(fetch.count - at, <uint64_t>PIECE)
     if n == 0:
         return False
     fetch.claimed += n
-    latch_unlock(&crew.latch)
-    read_piece(pool, fetch.wants + at, n, scratch)
-    latch_lock(&crew.latch)
+    if not crew.stop:
+        latch_unlock(&crew.latch)
+        read_piece(pool, fetch.wants + at, n, scratch)
+        latch_lock(&crew.latch)
     fetch.read += n
     if fetch.read == fetch.count:
         condition_broadcast(&crew.read)

@@ -4,7 +4,7 @@ from libc.string cimport memcpy, memset
 from ..base.coding cimport get16, put16, put32, put64
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport AGAIN, OK, raise_status
-from .fetch cimport fetch_close, fetch_finish, fetch_free, fetch_open, fetch_release, fetch_start, fetch_want
+from .fetch cimport fetch_close, fetch_finish, fetch_free, fetch_open, fetch_release, fetch_start, fetch_stop, fetch_want
 from .layout cimport PAGE_HEADER, PAGE_LEAF
 from .pool cimport FRAME_DETACHED, Fetch, Frame, Pool, pool_check, pool_find
 from .store_door cimport StoreDoor
@@ -201,6 +201,9 @@ cdef class PoolDoor(StoreDoor):
             latch_lock(&self.latch)
             fetch_release(self.pool, &self.fetches[which])
             latch_unlock(&self.latch)
+
+    def fetch_stop(self):
+        fetch_stop(self.pool)
 
     def fetch_close(self):
         """Releases both fetches first."""

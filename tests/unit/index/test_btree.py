@@ -299,7 +299,6 @@ def test_the_leaves_of_keys_are_told_without_bringing_them_in(n):
         assert key not in keys or key in [row[0] for row in door.records(pid)]
 
 
-
 def test_a_tree_far_larger_than_the_cache_is_read_changed_and_emptied():
     door = BTreeDoor(4096, cache_bytes=SMALL)
     assert door.pool.frame_count == 32
