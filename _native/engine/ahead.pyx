@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from ..base.latch cimport latch_lock, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail
-from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
+from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, MAX_LEVELS, need_init
 from ..log.record cimport R_PUT, R_DELETE, R_PUT_BLOB
 from ..page.fetch cimport fetch_close, fetch_finish, fetch_free, fetch_open, fetch_release, fetch_start, fetch_stop, fetch_want
 from ..page.pool cimport Fetch
@@ -13,6 +13,7 @@ from ..txn.transaction cimport Lack, TxnManager, TREE_LIVE, lack_init
 cdef enum:
     WINDOWS_MOST = 24 << 20      # bytes of both windows at most,
     WINDOWS_SHARE = 16           # and this part of the cache, which is without them meanwhile
+    SMALL = 64                   # frames of a cache which are all left to the operations themselves
     RECORD_SHARE = 128           # of a window's keys and values there may be a record for each so many bytes
 
 
@@ -22,7 +23,8 @@ cdef int ahead_open(Ahead* a, TxnManager m, int helpers) noexcept nogil:
     cdef int i
     memset(a, 0, sizeof(Ahead))
     a.current = -1
-    a.most_pages = m.pool.frame_count // 8
+    if m.pool.frame_count >= SMALL:
+        a.most_pages = m.pool.frame_count // 8
     a.batch = <int>min(a.most_pages, <uint64_t>MAX_BATCH)
     a.from_lsn = m.store.sb.checkpoint_lsn
     a.lent_count = min(m.pool.frame_count // WINDOWS_SHARE, WINDOWS_MOST // page_size)
@@ -84,21 +86,17 @@ cdef bint foresee(Ahead* a, TxnManager m, Fetch* fetch, Batch* b) noexcept nogil
     those to tell who need it."""
     cdef uint64_t pids[MAX_BATCH]
     cdef Lack lack
-    cdef int i, n = b.n, status
+    cdef int i, n = b.n, done = 0
     b.n = 0
     lack_init(&lack)
-    while True:
-        status = (<BTree>m.trees[b.keyspace].tree).leaves(b.keys, b.klens, n, pids, &lack.need)
-        if status != AGAIN:
-            break
-        status = m.secure(NULL, &lack)
-        if status != OK:
+    for i in range(n * MAX_LEVELS):                           # what is not needed must not be tried for ever
+        if ((<BTree>m.trees[b.keyspace].tree).leaves(b.keys, b.klens, n, pids, &done, &lack.need) != AGAIN
+                or m.secure(NULL, &lack) != OK):
             break
     m.settle(&lack)
-    if status == OK:
-        for i in range(n):
-            if not fetch_want(m.pool, fetch, pids[i], a.most_pages):
-                return False
+    for i in range(done):
+        if not fetch_want(m.pool, fetch, pids[i], a.most_pages):
+            return False
     return True
 
 
@@ -128,7 +126,7 @@ cdef int fill(Ahead* a, TxnManager m, LogReader log, Window* w) noexcept nogil:
     """Copies what follows in the log into the window, until that is full or its fetch is, and begins the fetch."""
     cdef Batch batch
     cdef size_t used = 0
-    cdef bint looking = True
+    cdef bint looking = a.most_pages > 0
     cdef bint more = True
     cdef int status = OK
     batch.n = 0
@@ -189,7 +187,7 @@ cdef void ahead_warm(Ahead* a, Window* w, TxnManager m, uint64_t i) noexcept nog
     cdef Cell cells[MAX_BATCH]
     cdef int statuses[MAX_BATCH]
     cdef Need unused
-    if i < w.warmed:
+    if i < w.warmed or a.most_pages == 0:
         return
     batch.n = 0
     while i < w.count and (not in_btree(a, m, &w.records[i]) or takes(&batch, a, &w.records[i])):

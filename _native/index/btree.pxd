@@ -38,8 +38,9 @@ cdef class BTree:                          # BTree(pool, id, root); root 0: call
     cdef int find(self, const char* key, size_t klen, Cell* cell, Need* need) noexcept nogil
     # For n <= MAX_BATCH keys at once, descending in step and prefetching: statuses[i] as of find; a lack is reported once, as the return value AGAIN.
     cdef int find_many(self, const char** keys, const size_t* klens, int n, Cell* cells, int* statuses, Need* need) noexcept nogil
-    # For n <= MAX_BATCH keys at once: the pids of their leaves, which need not be here. OK; ABSENT (the root is the only leaf); AGAIN (a node above them).
-    cdef int leaves(self, const char** keys, const size_t* klens, int n, uint64_t* pids, Need* need) noexcept nogil
+    # The pids of the leaves of keys[done] to keys[n - 1], which need not be here. OK; ABSENT (the root is the only leaf); AGAIN (a node above them is not:
+    # the pids below `done` are known and hold meanwhile, so that it is not all begun again).
+    cdef int leaves(self, const char** keys, const size_t* klens, int n, uint64_t* pids, int* done, Need* need) noexcept nogil
     # Position at the first key >=, > (or last <=, <) the key. OK, ABSENT (none), AGAIN. key NULL with SEEK_GE / SEEK_LE: the very first / last.
     cdef int seek(self, const char* key, size_t klen, int mode, Path* path, Need* need) noexcept nogil
     # From any leaf position to slot 0 of the next non-empty leaf / the last slot of the previous one. OK, ABSENT, AGAIN (position unchanged).

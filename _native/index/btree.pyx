@@ -131,7 +131,7 @@ cdef class BTree:
                 fill_cell(&cells[i], frames[i], slots[i])
         return OK
 
-    cdef int leaves(self, const char** keys, const size_t* klens, int n, uint64_t* pids, Need* need) noexcept nogil:
+    cdef int leaves(self, const char** keys, const size_t* klens, int n, uint64_t* pids, int* done, Need* need) noexcept nogil:
         cdef PoolCore* core = self.core
         cdef Frame* f
         cdef Frame* top
@@ -142,7 +142,7 @@ cdef class BTree:
             return status
         if node_is_leaf(top.page):
             return ABSENT
-        for i in range(n):
+        for i in range(done[0], n):
             f = top
             p = 0
             while True:
@@ -154,6 +154,7 @@ cdef class BTree:
                     return status
                 p = node_prefix_len(f.page)
             pids[i] = node_child(f.page, at)
+            done[0] = i + 1
             if likely(pids[i] < core.pids):
                 prefetch(&core.frame_of[pids[i]])
         return OK

@@ -382,22 +382,23 @@ cdef class BTreeDoor:
         cdef size_t ns[MAX_BATCH]
         cdef uint64_t pids[MAX_BATCH]
         cdef int n = len(keys)
+        cdef int done = 0
         cdef int i
         cdef Need need
         cdef int rc
-        if n > self.tree.max_batch:
-            raise ValueError(f"at most {self.tree.max_batch} keys")
+        if n > MAX_BATCH:
+            raise ValueError(f"at most {MAX_BATCH} keys")
         for i in range(n):
             ks[i] = PyBytes_AS_STRING(keys[i])
             ns[i] = PyBytes_GET_SIZE(keys[i])
         need_init(&need)
         with nogil:
             latch_lock(&self.latch)
-            rc = self.tree.leaves(ks, ns, n, pids, &need)
+            rc = self.tree.leaves(ks, ns, n, pids, &done, &need)
             while rc == AGAIN:
                 rc = need_secure(self.pool, &need)
                 if rc == OK:
-                    rc = self.tree.leaves(ks, ns, n, pids, &need)
+                    rc = self.tree.leaves(ks, ns, n, pids, &done, &need)
             need_release(self.pool, &need)
             latch_unlock(&self.latch)
         if rc > ABSENT:
