@@ -54,7 +54,7 @@ cdef struct MemTable:
     MemChunk* arena
     uint64_t bytes               # of the arena's chunks
     uint64_t used                # of those, by nodes and versions
-    uint64_t in_flight           # bytes of versions whose transaction has not committed
+    uint64_t in_flight           # bytes of versions whose transaction has not committed, with the nodes they need
     uint64_t entries             # versions linked
     uint64_t seed
     uint64_t* filter             # lines of eight words
@@ -79,6 +79,10 @@ cdef inline char* range_start(MemRange* r) noexcept nogil:
 
 cdef inline char* range_stop(MemRange* r) noexcept nogil:
     return <char*>r + sizeof(MemRange) + r.start_len
+
+cdef inline size_t flight_size(size_t klen, size_t vlen) noexcept nogil:
+    """About what a version takes in the memtable that it moves to."""
+    return sizeof(MemNode) + sizeof(MemLink) + klen + sizeof(MemEntry) + vlen
 
 cdef inline MemEntry* mem_visible(MemEntry* e, uint64_t snapshot, uint64_t own) noexcept nogil:
     """The newest version that a reader at `snapshot` sees; `own` = IN_FLIGHT | its transaction, or 0."""
@@ -124,9 +128,9 @@ cdef uint64_t memtable_covering(MemTable* m, const char* key, size_t klen, uint6
 # Touches what the searches for these keys will touch, side by side, so that the waits for memory overlap.
 cdef void memtable_warm(MemTable* m, const char** keys, const size_t* klens, int n) noexcept nogil
 # The transaction of the version has committed.
-cdef inline void memtable_stamp(MemTable* m, MemEntry* e, uint64_t ts, uint64_t wall) noexcept nogil:
+cdef inline void memtable_stamp(MemTable* m, MemEntry* e, size_t klen, uint64_t ts, uint64_t wall) noexcept nogil:
     e.ts = ts
     e.wall = wall
-    m.in_flight -= sizeof(MemEntry) + e.vlen
+    m.in_flight -= flight_size(klen, e.vlen)
 # NULL or what is wrong.
 cdef const char* memtable_check(MemTable* m) noexcept nogil

@@ -246,10 +246,10 @@ cdef MemEntry* memtable_put(MemTable* m, const char* key, size_t klen, uint64_t 
     if vlen:
         memcpy(mem_value(e), value, vlen)
     if ts & IN_FLIGHT:
-        m.in_flight += sizeof(MemEntry) + vlen
+        m.in_flight += flight_size(klen, vlen)
     if replace and n.newest != NULL and n.newest.ts == ts:
         if ts & IN_FLIGHT:
-            m.in_flight -= sizeof(MemEntry) + n.newest.vlen
+            m.in_flight -= flight_size(klen, n.newest.vlen)
         e.older = n.newest.older
     else:
         e.older = n.newest
@@ -263,7 +263,7 @@ cdef void memtable_pop(MemTable* m, const char* key, size_t klen, uint64_t ts) n
     if n == NULL or n.newest == NULL or n.newest.ts != ts:
         return
     if ts & IN_FLIGHT:
-        m.in_flight -= sizeof(MemEntry) + n.newest.vlen
+        m.in_flight -= flight_size(klen, n.newest.vlen)
     n.newest = n.newest.older
     m.entries -= 1
 

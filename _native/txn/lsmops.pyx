@@ -456,7 +456,7 @@ cdef int ranges_move(TxnManager m, LsmTree tree, MemTable* next) noexcept nogil:
 
 
 cdef inline void stamp(LsmTree tree, Version* v, uint64_t ts, uint64_t wall) noexcept nogil:
-    memtable_stamp(tree.active, entry_of(v), ts, wall if tree.options.ttl else 0)
+    memtable_stamp(tree.active, entry_of(v), v.klen, ts, wall if tree.options.ttl else 0)
 
 
 cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept nogil:
