@@ -158,8 +158,11 @@ class Driver:
         assert self.db is not None
         kinds = ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync", "seal", "flush", "compact", "settle")
         lsm = 3 if self.shape.lsm else 0
-        (what,) = self.rng.choices(kinds, (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm))
+        (what,) = self.rng.choices((*kinds, "ingest"), (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm, lsm))
         self.note(what)
+        if what == "ingest":
+            self.ingest()
+            return
         if what == "checkpoint":
             self.db.checkpoint()
         elif what == "sync":
@@ -168,6 +171,35 @@ class Driver:
             self.db.step(what.split()[-1])
         if what in ("checkpoint", "step checkpoint", "sync", "lazy"):
             self.epochs[-1].survives(self.vfs.mutations, None, SYNC)
+
+    def ingest(self) -> None:
+        """Loads a few pairs into a committed LSM keyspace: a transaction of its own."""
+        assert self.db is not None
+        lsm = [name for name, _, backend in self.db.keyspace_rows() if backend == "lsm"]
+        if not lsm:
+            return
+        name = self.rng.choice(lsm)
+        keys = sorted({self.key() for _ in range(self.rng.randrange(1, 40))})
+        pairs = [(key, self.value()[:5000]) for key in keys]
+        data = dict(self.data)
+        data[self.names[name]] = {**data[self.names[name]], **dict(pairs)}
+        epoch = self.epochs[-1]
+        state = {other: data[id] for other, id in self.names.items()}
+        commit = epoch.began(self.vfs.mutations, SYNC, state)
+        self.note(f"ingest {len(pairs)} pairs into {name}")
+        try:
+            self.db.core_keyspace(CoreKeyspace, name, False).core_ingest(pairs, self.rng.random() < 0.5)
+        except errors.OutcomeUnknown:
+            raise
+        except errors.Error as error:
+            epoch.commits.pop()
+            epoch.states.pop()
+            if not isinstance(error, REFUSED):
+                raise
+            self.note(f"  refused: {type(error).__name__}")
+            return
+        epoch.ended(self.vfs.mutations, commit)
+        self.data = data
 
     def read_along(self) -> None:
         """A snapshot is held for a while, then must still show what it showed."""

@@ -11,6 +11,7 @@ from ..txn.versions cimport Txn
 from .catalog cimport keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .engine cimport Engine
 from .lsmface cimport lsm_compact, lsm_stats, lsm_step
+from .lsmingest cimport ingest
 from .steps cimport to_bytes, too_long, raise_lacking, obtain_for, shelter_value, commit_txn, end_quietly
 from .txnhandle cimport CoreTransaction
 
@@ -356,6 +357,11 @@ cdef class CoreKeyspace:
             return plain
         self.database.alive()
         return plain | lsm_stats(self.engine, self.id)
+
+    def core_ingest(self, pairs, bint logged):
+        """Loads pairs in the order of their keys into an LSM-tree as tables, in one transaction; returns how many."""
+        self.database.alive()
+        return ingest(self.engine, self.id, pairs, logged)
 
     def core_compact(self, bytes low, bytes high):
         """Writes an LSM-tree's memtables and merges its tables that hold keys from low to high (None: no bound), down to the last level."""

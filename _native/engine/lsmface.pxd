@@ -1,8 +1,11 @@
 """What people ask of LSM-trees besides data: compaction by hand, figures, checks, copies of their tables.  GIL held on entry; latch not."""
 from libc.stdint cimport uint32_t
 from ..base.vfs cimport Vfs
+from ..index.lsm cimport LsmTree
 from .engine cimport Engine
 
+# The live tree of a keyspace; UsageError when it is gone.
+cdef LsmTree tree_of(Engine e, uint32_t keyspace)
 # Figures of one tree, as a nested dict.
 cdef dict lsm_stats(Engine e, uint32_t keyspace)
 # Writes what is in memory to tables; merges all tables that hold keys from low to high (None: no bound) down to the last level.

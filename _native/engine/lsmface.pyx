@@ -80,10 +80,10 @@ cdef object stall_reason(LsmTree t):
     """Why writers are slowed or stopped at this moment, or None."""
     if t.sealed_count >= SEALED_MOST and t.full():
         return f"{t.sealed_count} memtables wait to be written to tables"
-    if t.set.counts[0] >= RUNS_STOP:
-        return f"{t.set.counts[0]} runs in level 0 wait to be merged: writers are stopped"
-    if t.set.counts[0] >= RUNS_SLOW:
-        return f"{t.set.counts[0]} runs in level 0 wait to be merged: writers are slowed"
+    if t.set.runs >= RUNS_STOP:
+        return f"{t.set.runs} runs in level 0 wait to be merged: writers are stopped"
+    if t.set.runs >= RUNS_SLOW:
+        return f"{t.set.runs} runs in level 0 wait to be merged: writers are slowed"
     return None
 
 

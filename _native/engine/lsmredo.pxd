@@ -20,11 +20,13 @@ cdef struct Fate:
     uint64_t commit_lsn
     uint64_t wall
     bint aborted
+    uint32_t loads                 # not 0: the keyspace whose bulk load it is
     Undone* undone
 
 cdef struct Chunks:                # a large value whose chunks are being replayed into memory
     uint64_t txn
     uint64_t number
+    uint64_t lsn                # of the first
     uint64_t length
     uint64_t filled
     char* data
@@ -32,6 +34,7 @@ cdef struct Chunks:                # a large value whose chunks are being replay
 
 cdef struct LoggedEdit:
     uint32_t keyspace
+    uint64_t txn                   # not 0: it holds if that transaction committed
     size_t size
     LoggedEdit* next               # the bytes follow
 

@@ -122,12 +122,17 @@ cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil:
             return no_memory()
         return meet(l, r.txn)
     if r.type == R_EDIT:
+        if r.txn:                            # a bulk load: the tables count if it committed, and then its pairs are in them
+            if meet(l, r.txn) != OK:
+                return no_memory()
+            fate_of(l, r.txn).loads = r.keyspace
         if r.lsn < l.from_lsn:
             return OK                        # the checkpoint's record has it
         e = <LoggedEdit*>malloc(sizeof(LoggedEdit) + r.vlen)
         if e == NULL:
             return no_memory()
         e.keyspace = r.keyspace
+        e.txn = r.txn
         e.size = r.vlen
         e.next = NULL
         memcpy(<char*>e + sizeof(LoggedEdit), r.value, r.vlen)
@@ -159,12 +164,14 @@ cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil:
 
 cdef int lsmredo_edits(LsmRedo* l, TxnManager m, uint32_t keyspace) noexcept nogil:
     cdef LoggedEdit* e = l.first
+    cdef Fate* f
     cdef Edit edit
     cdef int status
     if keyspace >= m.next_keyspace or m.trees[keyspace].tree == NULL or not m.trees[keyspace].lsm:
         return OK
     while e != NULL:
-        if e.keyspace == keyspace:
+        f = fate_of(l, e.txn) if e.txn else NULL
+        if e.keyspace == keyspace and (e.txn == 0 or (f != NULL and f.commit_ts)):
             status = edit_decode(&edit, <const uint8_t*>e + sizeof(LoggedEdit), e.size)
             if status != OK:
                 return status
@@ -202,6 +209,7 @@ cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil
             return True
         c.txn = r.txn
         c.number = r.a
+        c.lsn = r.lsn
         c.length = r.b
         c.filled = 0
         c.data = <char*>malloc(r.b + 1)
@@ -229,6 +237,7 @@ cdef int replay_range(LsmTree tree, const Record* r, const Fate* f) noexcept nog
 cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunks* c) noexcept nogil:
     cdef const char* value = r.value
     cdef size_t vlen = r.vlen
+    cdef uint64_t lsn = r.lsn                # from where the log is needed for it
     cdef int status
     if f.commit_lsn < tree.persisted_lsn:
         return OK                            # it is in a table
@@ -239,12 +248,13 @@ cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunk
             return fail_corrupt("log", <long long>r.lsn, "a large value some of whose chunks are missing", r.b, c.filled if c != NULL else 0)
         value = c.data
         vlen = c.length
+        lsn = c.lsn
     elif r.type == R_DELETE:
         vlen = 0
     status = tree.admit(r.klen, vlen)
     if status == OK:
         tree.put(r.key, r.klen, f.commit_ts, f.wall if tree.options.ttl else 0, ENTRY_DELETE if r.type == R_DELETE else ENTRY_PUT,
-                 value, vlen, True, r.lsn)
+                 value, vlen, True, lsn)
     return status
 
 
@@ -260,7 +270,7 @@ cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r) noexcept nogi
         if c != NULL:
             p[0] = c.next
     if (r.keyspace < m.next_keyspace and m.trees[r.keyspace].tree != NULL and m.trees[r.keyspace].lsm and f != NULL and f.commit_ts != 0
-            and not taken_back(f, r.lsn)):
+            and f.loads != r.keyspace and not taken_back(f, r.lsn)):
         if f.wall > m.last_wall:
             m.last_wall = f.wall
         status = replay_change(<LsmTree>m.trees[r.keyspace].tree, r, f, c)

@@ -20,6 +20,7 @@ from ..base.coding cimport get16, get32, get64
 cdef enum:                         # on disk: never change
     BLOCK_HEADER = 16
     GROUP_SLOT = 12
+    GROUP_COST = GROUP_SLOT + 4 + 8    # what a group adds to a block at most, besides its entries
     FAR_BYTES = 12
     MAX_GROUP = 64                 # entries of a group at most
     TABLE_MAX_KEY = 8100
@@ -200,7 +201,7 @@ cdef int builder_init(BlockBuilder* b, uint32_t limit, uint32_t interval, uint64
 cdef void builder_free(BlockBuilder* b) noexcept nogil
 cdef inline uint32_t builder_most(uint32_t klen, uint32_t room) noexcept nogil:
     """Bytes that a block of one entry has at most."""
-    return BLOCK_HEADER + 8 + GROUP_SLOT + 4 + 32 + klen + room
+    return BLOCK_HEADER + 8 + GROUP_COST + 32 + klen + room
 # In order, not tested here. `value` are the bytes among the values: FAR_BYTES for a far one. OK; AGAIN: it does not fit; E_NOMEM.
 cdef int builder_add(BlockBuilder* b, const char* key, uint32_t klen, uint64_t ts, uint64_t wall, uint32_t tags, uint32_t vlen,
                      const char* value, uint32_t room) noexcept nogil

@@ -302,7 +302,7 @@ cdef int builder_add(BlockBuilder* b, const char* key, uint32_t klen, uint64_t t
     cdef void* grown
     if b.entries:
         shared = shared_bytes(b.last, <const uint8_t*>key, b.last_len if b.last_len < klen else klen)
-    used = <uint64_t>BLOCK_HEADER + 8 + (GROUP_SLOT + 4 + 8) * (b.groups + restart) + b.keys_used + b.values_used + 32
+    used = <uint64_t>BLOCK_HEADER + 8 + GROUP_COST * (b.groups + restart) + b.keys_used + b.values_used + 32
     if used + (klen if restart else klen - shared) + room > b.limit:
         return AGAIN
     if restart and b.groups == b.room_starts:

@@ -4,16 +4,17 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from ..base.coding cimport compare_bytes
 from ..base.latch cimport Latch, latch_lock, latch_unlock, monotonic_micros
-from ..base.status cimport OK, ABSENT, E_NOMEM, error_info, fail
+from ..base.status cimport OK, ABSENT, E_NOMEM, fail
 from ..log.writer cimport LogWriter, SYNC
 from .lsm cimport LsmTree
 from .memtable cimport MemEntry, MemNode, MemRange, MemTable, mem_key, mem_value, memtable_free, memtable_seek, memtable_next, range_start, range_stop
+from .output cimport Output, output_discard, output_finish, output_open, output_start
 from .pick cimport Pick
 from .place cimport SEEK_GE
-from .sstable cimport ENTRY_DELETE, Entry, RangeTombstone, table_close, table_forget, table_open
+from .sstable cimport ENTRY_DELETE, Entry, RangeTombstone, table_close, table_forget
 from .sstscan cimport TableScan, scan_close, scan_entry, scan_next, scan_open
-from .sstwrite cimport TableOptions, TableWriter, writer_add, writer_add_range, writer_bytes, writer_close, writer_finish, writer_open
-from .tableset cimport Edit, TableFile, edit_add, edit_free, edit_init, edit_remove, file_free, file_new, file_unref, set_tables
+from .sstwrite cimport writer_add, writer_add_range, writer_bytes
+from .tableset cimport Edit, TableFile, edit_add, edit_free, edit_init, edit_remove, file_free, file_unref, set_tables
 
 cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int)
@@ -183,131 +184,7 @@ cdef int merge_open(Merge* m, LsmTree tree, Pick* p) noexcept nogil:
         m.live += 1
     return OK
 
-# --- output ------------------------------------------------------------------------------------------------------------
-
-cdef struct Output:                # the tables that a job has written, and the one it is writing
-    TableWriter* writer
-    TableFile* file
-    Edit* edit
-    int level
-    TableOptions options
-    uint64_t bytes
-    char* first                    # where the present table's share of range tombstones begins: NULL for the lowest
-    uint32_t first_len
-
-
-cdef int make_directory(LsmTree tree) noexcept nogil:
-    """The tree's directory and the one above, durable before anything in them is (law 6)."""
-    cdef char path[512]
-    cdef size_t n
-    cdef int status, _i
-    if tree.made:
-        return OK
-    n = len_of(tree.directory)
-    if n >= 512:
-        return fail(E_NOMEM, "the path of the database is too long")
-    memcpy(path, tree.directory, n + 1)
-    while n and path[n] != 47:
-        n -= 1
-    path[n] = 0
-    status = tree.vfs.mkdir(path)                    # .../lsm
-    if status == OK:
-        status = tree.vfs.mkdir(tree.directory)
-    if status == OK:
-        status = tree.vfs.sync_dir(path)
-    while n and path[n] != 47:
-        n -= 1
-    path[n] = 0
-    if status == OK:
-        status = tree.vfs.sync_dir(path)
-    if status == OK:
-        tree.made = True
-    return status
-
-
-cdef size_t len_of(const char* s) noexcept nogil:
-    cdef size_t n = 0
-    while s[n]:
-        n += 1
-    return n
-
-
-cdef int output_open(LsmTree tree, Output* out, Latch* latch) noexcept nogil:
-    cdef char path[512]
-    cdef uint64_t number
-    cdef int status = make_directory(tree)
-    if status != OK:
-        return status
-    latch_lock(latch)
-    number = tree.next_number
-    tree.next_number += 1
-    latch_unlock(latch)
-    out.file = file_new(number)
-    if out.file == NULL:
-        return fail(E_NOMEM, "no memory for a table")
-    tree.path_of(number, path)
-    out.writer = writer_open(tree.vfs, path, number, &out.options)
-    if out.writer == NULL:
-        file_free(out.file)
-        out.file = NULL
-        return error_info().code
-    return OK
-
-
-cdef int output_finish(LsmTree tree, Output* out) noexcept nogil:
-    """Ends the present table, opens it for reading, and adds it to the edit."""
-    cdef char path[512]
-    cdef int status
-    if out.writer == NULL:
-        return OK
-    status = writer_finish(out.writer, &out.file.info)
-    if status == OK:
-        out.bytes += out.file.info.file_bytes
-        tree.path_of(out.file.number, path)
-        status = table_open(tree.vfs, path, out.file.number, &out.file.table)
-        if status == OK:
-            edit_add(out.edit, out.level, out.file)
-            if out.edit.failed:
-                status = fail(E_NOMEM, "no memory for a table")
-        if status != OK:
-            # Finished, so closing the writer would leave it.
-            if out.file.table != NULL:
-                table_close(tree.vfs, out.file.table)
-            tree.vfs.unlink(path)
-    writer_close(out.writer)
-    out.writer = NULL
-    if status != OK:
-        file_free(out.file)
-    out.file = NULL
-    return status
-
-
-cdef void output_discard(LsmTree tree, Output* out) noexcept nogil:
-    """The job has failed: nothing of what it wrote stays."""
-    cdef char path[512]
-    cdef TableFile* f
-    cdef int i
-    if out.writer != NULL:
-        writer_close(out.writer)
-        file_free(out.file)
-        out.writer = NULL
-    for i in range(out.edit.count):
-        f = out.edit.items[i].file
-        if f != NULL and f.refs == 0:
-            if f.table != NULL:
-                table_close(tree.vfs, f.table)
-            tree.path_of(f.number, path)
-            tree.vfs.unlink(path)
-
-
-cdef void set_options(LsmTree tree, Output* out, uint64_t base_ts) noexcept nogil:
-    memset(&out.options, 0, sizeof(TableOptions))
-    out.options.block_size = tree.core.page_size
-    out.options.restart_interval = 16
-    out.options.bits_per_key = tree.options.bits_per_key
-    out.options.compression = tree.options.compression
-    out.options.base_ts = base_ts
-
+# --- range tombstones, rate --------------------------------------------------------------------------------------------
 
 cdef int add_ranges(Output* out, Sieve* sieve, const char* upper, size_t upper_len) noexcept nogil:
     """The parts of the range tombstones that stay between the present table's first key and `upper` (NULL: all that is left)."""
@@ -425,13 +302,11 @@ cdef int flush_oldest(LsmTree tree, LogWriter log, const Horizon* horizon, Work*
         return ABSENT
     tree.flushing = True
     memset(&sieve, 0, sizeof(Sieve))
-    memset(&out, 0, sizeof(Output))
     edit_init(&edit)
     sieve.horizon = horizon
     sieve.bottom = set_tables(tree.set) == 0
     sieve.ttl = tree.options.ttl
-    out.edit = &edit
-    set_options(tree, &out, 1)
+    output_start(tree, &out, &edit, 0, 1)
     latch_unlock(work.latch)
     sieve.last = <char*>malloc(KEY_ROOM)
     status = OK if sieve.last != NULL else fail(E_NOMEM, "no memory for a flush")
@@ -446,7 +321,7 @@ cdef int flush_oldest(LsmTree tree, LogWriter log, const Horizon* horizon, Work*
     latch_lock(work.latch)
     if status == OK:
         edit.persisted_lsn = m.seal_lsn
-        status = tree.install(log, &edit)
+        status = tree.install(log, &edit, 0)
     if status == OK:
         tree.oldest_sealed = m.newer
         if m.newer == NULL:
@@ -459,7 +334,7 @@ cdef int flush_oldest(LsmTree tree, LogWriter log, const Horizon* horizon, Work*
         edit_free(&edit, False)
     else:
         latch_unlock(work.latch)
-        output_discard(tree, &out)
+        output_discard(tree, &out, False)
         latch_lock(work.latch)
         edit_free(&edit, True)
     tree.flushing = False
@@ -558,10 +433,7 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
     cdef uint64_t base = <uint64_t>-1, bytes_in = 0
     cdef int i, status = OK
     memset(&sieve, 0, sizeof(Sieve))
-    memset(&out, 0, sizeof(Output))
     edit_init(&edit)
-    out.edit = &edit
-    out.level = p.to_level
     sieve.horizon = horizon
     sieve.bottom = p.bottom
     sieve.ttl = tree.options.ttl
@@ -572,7 +444,7 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
         if p.inputs[i].info.oldest_ts and p.inputs[i].info.oldest_ts < base:
             base = p.inputs[i].info.oldest_ts
         edit_remove(&edit, p.levels[i], p.inputs[i].number)
-    set_options(tree, &out, base)
+    output_start(tree, &out, &edit, p.to_level, base)
     tree.compacting += 1
     if p.trivial:
         edit_add(&edit, p.to_level, p.inputs[0])
@@ -593,7 +465,7 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
     if status == OK and tree.doomed:
         status = ABSENT
     if status == OK:
-        status = tree.install(log, &edit)
+        status = tree.install(log, &edit, 0)
     if status == OK:
         if p.trivial:
             tree.trivial_moves += 1
@@ -603,7 +475,7 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
             tree.bytes_compacted_out += out.bytes
     elif not p.trivial:
         latch_unlock(work.latch)
-        output_discard(tree, &out)
+        output_discard(tree, &out, False)
         latch_lock(work.latch)
     for i in range(p.count):
         p.inputs[i].busy = False

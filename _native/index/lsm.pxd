@@ -64,6 +64,7 @@ cdef class LsmTree:
     cdef int last_failure           # of the newest flush: 0, or why it failed
     cdef bint flushing              # a thread is writing the oldest sealed memtable
     cdef int compacting             # compactions under way
+    cdef int loading                # bulk loads about to add their tables: no new compaction meanwhile
     cdef bint doomed                # it was dropped: no more work
     cdef int64_t next_put           # while writers are slowed: when the next may go on (monotonic microseconds)
     # counters, under the latch
@@ -85,13 +86,14 @@ cdef class LsmTree:
     cdef MemRange* put_range(self, const char* start, size_t start_len, const char* stop, size_t stop_len, bint unbounded, uint64_t ts,
                              uint64_t lsn) noexcept nogil
     cdef void drop_range(self, MemRange* r) noexcept nogil   # latch: one in the active memtable is taken back
+    cdef void range_committed(self) noexcept nogil           # latch: one in the active memtable is in flight no more
     cdef bint full(self) noexcept nogil                      # latch: the active memtable is worth sealing
     # latch. The active memtable joins the sealed ones, `next` becomes the active one; the caller moves what is in flight.
     cdef void seal(self, MemTable* next, uint64_t lsn) noexcept nogil
     cdef uint64_t log_needed(self) noexcept nogil            # latch: from which LSN on recovery needs the log for it
     cdef uint64_t memory(self) noexcept nogil                # latch: bytes in memtables
-    # latch. Logs the edit and applies it: OK; E_LOG, E_NOMEM, E_FULL: nothing has changed. (Releases the latch before, to find room in the log.)
-    cdef int install(self, LogWriter log, Edit* e) noexcept nogil
+    # latch. Logs the edit (txn not 0: it holds if that transaction commits) and applies it: OK; E_LOG, E_NOMEM, E_FULL: nothing has changed. (Releases the latch before, to find room in the log.)
+    cdef int install(self, LogWriter log, Edit* e, uint64_t txn) noexcept nogil
     # latch; in recovery: applies an edit that was logged.
     cdef int restore(self, Edit* e) noexcept nogil
     cdef void describe(self, Edit* e) noexcept nogil         # latch: all of it as one edit

@@ -12,7 +12,7 @@ from .memtable cimport (MemEntry, MemNode, MemRange, MemTable, mem_value, mem_vi
                         memtable_put, memtable_put_range, memtable_reserve)
 from .sstable cimport (ENTRY_DELETE, BlockNeed, Entry, table_close, table_covering, table_find, table_hash, table_may_hold, table_prefetch,
                        table_value, table_open)
-from .tableset cimport (LSM_LEVELS, Edit, TableFile, TableSet, edit_encode, edit_size, file_free, file_may_hold, level_search, set_apply,
+from .tableset cimport (LSM_LEVELS, Edit, TableFile, TableSet, edit_encode, edit_size, file_free, file_may_hold, file_stamp, level_search, set_apply,
                         set_describe, set_empty, set_unref)
 
 
@@ -206,10 +206,13 @@ cdef class LsmTree:
         memtable_drop_range(self.active, r)
         self.mem_ranges -= 1
 
+    cdef void range_committed(self) noexcept nogil:
+        self.active.ranges_in_flight -= 1
+
     cdef bint full(self) noexcept nogil:
         cdef MemTable* m = self.active
         # Every read looks through the ranges: many of them are better off in tables, where compaction does away with them.
-        return (m.used >= self.options.memtable_size or m.range_count >= RANGES_MOST) and m.in_flight < m.used // 2
+        return (m.used >= self.options.memtable_size or m.range_count - m.ranges_in_flight >= RANGES_MOST) and m.in_flight < m.used // 2
 
     cdef void seal(self, MemTable* next, uint64_t lsn) noexcept nogil:
         cdef MemTable* m = self.active
@@ -248,7 +251,7 @@ cdef class LsmTree:
     cdef void path_of(self, uint64_t number, char* out) noexcept nogil:
         snprintf(out, 512, "%s/%llu.sst", self.directory, <unsigned long long>number)
 
-    cdef int install(self, LogWriter log, Edit* e) noexcept nogil:
+    cdef int install(self, LogWriter log, Edit* e, uint64_t txn) noexcept nogil:
         cdef size_t n
         cdef uint8_t* buffer
         cdef TableSet* s
@@ -277,6 +280,7 @@ cdef class LsmTree:
             return fail(E_NOMEM, "no memory for an edit of an LSM-tree's tables")
         memset(&r, 0, sizeof(Record))
         r.type = R_EDIT
+        r.txn = txn
         r.keyspace = self.id
         r.value = <char*>buffer
         r.vlen = edit_encode(e, buffer)
@@ -326,6 +330,8 @@ cdef class LsmTree:
                     continue
                 self.path_of(f.number, path)
                 status = table_open(self.vfs, path, f.number, &f.table)
+                if status == OK and f.loaded:
+                    file_stamp(f, f.info.newest_ts)
                 if status == OK and (f.table.info.entries != f.info.entries or f.table.info.file_bytes != f.info.file_bytes
                                      or f.table.info.newest_ts != f.info.newest_ts):
                     status = fail_corrupt(path, -1, "the table is another than the one that the log names: its size in bytes", f.info.file_bytes,

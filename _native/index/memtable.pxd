@@ -54,13 +54,14 @@ cdef struct MemTable:
     MemChunk* arena
     uint64_t bytes               # of the arena's chunks
     uint64_t used                # of those, by nodes and versions
-    uint64_t in_flight           # bytes of versions whose transaction has not committed, with the nodes they need
+    uint64_t in_flight           # bytes, about, of nodes and versions whose transaction has not committed
     uint64_t entries             # versions linked
     uint64_t seed
     uint64_t* filter             # lines of eight words
     uint64_t filter_mask         # lines - 1
     MemRange* ranges
     uint64_t range_count
+    uint64_t ranges_in_flight
     uint64_t first_lsn           # of the oldest change in it: recovery needs the log from there
     uint64_t seal_lsn            # once sealed: transactions that ended below are in it or in older ones, whole
     MemTable* newer              # list of the sealed, oldest first
@@ -80,9 +81,8 @@ cdef inline char* range_start(MemRange* r) noexcept nogil:
 cdef inline char* range_stop(MemRange* r) noexcept nogil:
     return <char*>r + sizeof(MemRange) + r.start_len
 
-cdef inline size_t flight_size(size_t klen, size_t vlen) noexcept nogil:
-    """About what a version takes in the memtable that it moves to."""
-    return sizeof(MemNode) + sizeof(MemLink) + klen + sizeof(MemEntry) + vlen
+cdef inline size_t version_bytes(size_t klen, size_t vlen) noexcept nogil:
+    return sizeof(MemNode) + sizeof(MemLink) + sizeof(MemEntry) + klen + vlen
 
 cdef inline MemEntry* mem_visible(MemEntry* e, uint64_t snapshot, uint64_t own) noexcept nogil:
     """The newest version that a reader at `snapshot` sees; `own` = IN_FLIGHT | its transaction, or 0."""
@@ -131,6 +131,6 @@ cdef void memtable_warm(MemTable* m, const char** keys, const size_t* klens, int
 cdef inline void memtable_stamp(MemTable* m, MemEntry* e, size_t klen, uint64_t ts, uint64_t wall) noexcept nogil:
     e.ts = ts
     e.wall = wall
-    m.in_flight -= flight_size(klen, e.vlen)
+    m.in_flight -= version_bytes(klen, e.vlen)
 # NULL or what is wrong.
 cdef const char* memtable_check(MemTable* m) noexcept nogil

@@ -246,10 +246,10 @@ cdef MemEntry* memtable_put(MemTable* m, const char* key, size_t klen, uint64_t 
     if vlen:
         memcpy(mem_value(e), value, vlen)
     if ts & IN_FLIGHT:
-        m.in_flight += flight_size(klen, vlen)
+        m.in_flight += version_bytes(klen, vlen)
     if replace and n.newest != NULL and n.newest.ts == ts:
         if ts & IN_FLIGHT:
-            m.in_flight -= flight_size(klen, n.newest.vlen)
+            m.in_flight -= version_bytes(klen, n.newest.vlen)
         e.older = n.newest.older
     else:
         e.older = n.newest
@@ -263,7 +263,7 @@ cdef void memtable_pop(MemTable* m, const char* key, size_t klen, uint64_t ts) n
     if n == NULL or n.newest == NULL or n.newest.ts != ts:
         return
     if ts & IN_FLIGHT:
-        m.in_flight -= flight_size(klen, n.newest.vlen)
+        m.in_flight -= version_bytes(klen, n.newest.vlen)
     n.newest = n.newest.older
     m.entries -= 1
 
@@ -281,6 +281,7 @@ cdef MemRange* memtable_put_range(MemTable* m, const char* start, size_t start_l
     r.next = m.ranges
     m.ranges = r
     m.range_count += 1
+    m.ranges_in_flight += (ts & IN_FLIGHT) != 0
     return r
 
 
@@ -291,6 +292,7 @@ cdef void memtable_drop_range(MemTable* m, MemRange* r) noexcept nogil:
     if p[0] != NULL:
         p[0] = r.next
         m.range_count -= 1
+        m.ranges_in_flight -= (r.ts & IN_FLIGHT) != 0
 
 
 cdef uint64_t memtable_covering(MemTable* m, const char* key, size_t klen, uint64_t snapshot, uint64_t own) noexcept nogil:

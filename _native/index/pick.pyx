@@ -221,7 +221,7 @@ cdef bint compaction_pick(LsmTree tree, bint idle, Pick* p) noexcept nogil:
     p.count = 0
     p.trivial = p.bottom = False
     p.score = 0
-    if tree.damaged or tree.doomed or tree.compacting:
+    if tree.damaged or tree.doomed or tree.compacting or tree.loading:
         return False
     if tree.options.style == SIZE_TIERED:
         p.score = <double>s.counts[0] / RUNS_COMPACT

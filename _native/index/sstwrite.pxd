@@ -24,7 +24,7 @@ cdef uint64_t writer_bytes(const TableWriter* w) noexcept nogil          # of th
 cdef uint64_t writer_entries(const TableWriter* w) noexcept nogil
 # Writes the rest and syncs the file (not the directory). info is filled, its strings owned by the caller (table_info_free). After OK only writer_close remains.
 cdef int writer_finish(TableWriter* w, TableInfo* info) noexcept nogil
-# Frees; a table that was not finished is unlinked.
-cdef void writer_close(TableWriter* w) noexcept nogil
+# Frees; a table that was not finished is unlinked, unless `keep`: for who does not own the directory any more.
+cdef void writer_close(TableWriter* w, bint keep) noexcept nogil
 
 cdef void table_info_free(TableInfo* info) noexcept nogil

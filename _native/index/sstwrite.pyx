@@ -89,23 +89,23 @@ cdef TableWriter* writer_open(Vfs vfs, const char* path, uint64_t number, const 
     w.block_last = <char*>malloc(TABLE_MAX_KEY + 8)
     if w.out == NULL or w.raw == NULL or w.last == NULL or w.block_last == NULL:
         no_memory()
-        writer_close(w)
+        writer_close(w, False)
         return NULL
     if builder_init(&w.builder, options.block_size - 2 * BLOCK_SLACK, options.restart_interval, options.base_ts) != OK:
-        writer_close(w)
+        writer_close(w, False)
         return NULL
     if vfs.open(path, VFS_WRITE | VFS_CREATE | VFS_EXCLUSIVE, &w.handle) != OK:
         w.handle = -1
-        writer_close(w)
+        writer_close(w, False)
         return NULL
     return w
 
 
-cdef void writer_close(TableWriter* w) noexcept nogil:
+cdef void writer_close(TableWriter* w, bint keep) noexcept nogil:
     cdef uint64_t i
     if w.handle >= 0:
         (<Vfs>w.vfs).close(w.handle)
-        if not w.finished:
+        if not w.finished and not keep:
             (<Vfs>w.vfs).unlink(w.path)
     builder_free(&w.builder)
     for i in range(w.ranges.count):

@@ -20,6 +20,7 @@ cdef struct TableFile:
     TableInfo info                 # owns its strings
     Table* table                   # NULL: not opened, or damaged
     int64_t refs                   # sets that name it, jobs that read it
+    bint loaded                    # by a bulk load: its entries bear the timestamp that the edit says, whatever the file says
     bint busy                      # a compaction under way has it among its inputs
     TableFile* next_dead
 
@@ -28,6 +29,7 @@ cdef struct TableSet:
     int counts[LSM_LEVELS]
     TableFile** files[LSM_LEVELS]
     uint64_t bytes[LSM_LEVELS]
+    int runs                       # in level 0: what one bulk load left there counts once
     uint64_t ranges                # range tombstones in all its tables
 
 cdef struct EditFile:
@@ -56,6 +58,8 @@ cdef int edit_decode(Edit* e, const uint8_t* data, size_t n) noexcept nogil
 
 cdef TableFile* file_new(uint64_t number) noexcept nogil
 cdef void file_free(TableFile* f) noexcept nogil
+# The timestamp of all entries of a file that was bulk loaded.
+cdef void file_stamp(TableFile* f, uint64_t ts) noexcept nogil
 cdef TableSet* set_empty() noexcept nogil
 # The set after the edit, with refs 1 and its files referenced; NULL and a status: E_NOMEM, E_CORRUPT (removes what is not there, adds what overlaps).
 cdef TableSet* set_apply(TableSet* old, const Edit* e, int* status) noexcept nogil

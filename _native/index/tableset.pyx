@@ -95,7 +95,7 @@ cdef size_t edit_encode(const Edit* e, uint8_t* out) noexcept nogil:
         p = put_varint(p, f.newest_wall)
         p = put_varint(p, f.raw_bytes)
         p = put_varint(p, f.blocks)
-        p = put_varint(p, f.compression | (0x80 if f.unbounded else 0))
+        p = put_varint(p, f.compression | (0x80 if f.unbounded else 0) | (0x100 if e.items[i].file.loaded else 0))
         p = put_varint(p, f.smallest_len)
         p = put_varint(p, f.largest_len)
         memcpy(p, f.smallest, f.smallest_len)
@@ -192,6 +192,7 @@ cdef int edit_decode(Edit* e, const uint8_t* data, size_t n) noexcept nogil:
         flags = take(&r)
         f.info.compression = flags & 0x7F
         f.info.unbounded = (flags & 0x80) != 0
+        f.loaded = (flags & 0x100) != 0
         klen = take(&r)
         largest = take(&r)
         f.info.smallest = take_key(&r, klen)
@@ -224,6 +225,13 @@ cdef void file_free(TableFile* f) noexcept nogil:
     free(f.info.smallest)
     free(f.info.largest)
     free(f)
+
+
+cdef void file_stamp(TableFile* f, uint64_t ts) noexcept nogil:
+    f.loaded = True
+    f.info.oldest_ts = f.info.newest_ts = ts
+    if f.table != NULL:
+        f.table.base_ts = f.table.info.oldest_ts = f.table.info.newest_ts = ts
 
 
 cdef TableSet* set_empty() noexcept nogil:
@@ -292,6 +300,8 @@ cdef TableSet* set_apply(TableSet* old, const Edit* e, int* status) noexcept nog
         for i in range(n):
             s.bytes[level] += s.files[level][i].info.file_bytes
             s.ranges += s.files[level][i].info.range_tombstones
+            if level == 0 and (i == 0 or s.files[0][i].info.newest_ts != s.files[0][i - 1].info.newest_ts):
+                s.runs += 1
     for i in range(e.count):
         removed -= e.items[i].file == NULL
     if removed != 0 or set_check(s) != NULL:

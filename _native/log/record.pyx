@@ -15,7 +15,7 @@ ROWS = (
     ("name", R_NAME, F_KEYSPACE | F_KEY | F_VALUE),
     ("end", R_END, F_A),
     ("checkpoint", R_CHECKPOINT, F_A | F_B),
-    ("edit", R_EDIT, F_KEYSPACE | F_VALUE),
+    ("edit", R_EDIT, F_TXN | F_KEYSPACE | F_VALUE),
     ("delete_range", R_DELETE_RANGE, F_TXN | F_KEYSPACE | F_A | F_KEY | F_VALUE),
 )
 # What `a` and `b` mean to people, per type.

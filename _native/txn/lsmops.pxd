@@ -27,7 +27,11 @@ cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept 
 # Deletes all keys in [start, stop), however many, with one record and one range tombstone: as lsm_write.
 cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
                           bint unbounded, Lack* lack) noexcept nogil
-# Locks of deleted ranges: the owner's are undone above an LSN; it has committed; AGAIN with who has one in the keyspace; all are freed.
+# Locks the keys in [start, stop) for a bulk load by t: OK; AGAIN; E_CONFLICT; E_NOMEM.
+cdef int lsm_lock_range(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                        Lack* lack) noexcept nogil
+# Locks of ranges: whether the owner took any above an LSN; they are undone above it; it has committed; AGAIN with who has one in the keyspace; all are freed.
+cdef bint ranges_above(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil
 cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil
 cdef void ranges_release(TxnManager m, Txn* t) noexcept nogil
 cdef int ranges_in(TxnManager m, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil

@@ -1,6 +1,6 @@
 """Transactions over LSM-trees: see lsmops.pxd."""
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from ..base.coding cimport compare_bytes
 from ..base.latch cimport condition_broadcast, monotonic_micros, wall_micros
@@ -106,7 +106,7 @@ cdef int under_pressure(LsmTree tree, size_t bytes, Lack* lack) noexcept nogil:
     """Level 0 grows faster than it is merged: writers are slowed, the more the nearer it is to where they have to stop."""
     cdef int64_t now
     cdef uint64_t rate
-    cdef int runs = tree.set.counts[0]
+    cdef int runs = tree.set.runs
     if runs >= RUNS_STOP:
         lack.stall = <void*>tree
         lack.delay = 0
@@ -134,7 +134,7 @@ cdef int make_way(TxnManager m, LsmTree tree, size_t bytes, Lack* lack) noexcept
         status = lsm_seal(m, tree)
         if status != OK:
             return status
-    return under_pressure(tree, bytes, lack) if tree.set.counts[0] >= RUNS_SLOW else OK
+    return under_pressure(tree, bytes, lack) if tree.set.runs >= RUNS_SLOW else OK
 
 
 cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
@@ -312,18 +312,11 @@ cdef int delete_own(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const
     return OK
 
 
-cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
-                          bint unbounded, Lack* lack) noexcept nogil:
-    cdef RangeLock* lock
-    cdef Record r
+cdef int range_claim(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                     bint unbounded, Lack* lack) noexcept nogil:
+    """Whether t may change every key of the range: OK; AGAIN, with who is in the way; E_CONFLICT."""
     cdef Txn* other
-    cdef size_t logged = start_len + stop_len + RECORD_OVERHEAD
-    cdef int status
-    if tree.damaged:
-        return tree.damage_status()
-    if not unbounded and compare_bytes(start, start_len, stop, stop_len) >= 0:
-        return OK
-    status = ranges_meet(m, t, keyspace, start, start_len, stop, stop_len, False, unbounded, lack)
+    cdef int status = ranges_meet(m, t, keyspace, start, start_len, stop, stop_len, False, unbounded, lack)
     other = m.clock.first_writer
     while other != NULL and status == OK:
         if other != t and other.keyspaces & (<uint64_t>1 << (keyspace & 63)):
@@ -339,6 +332,56 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
         if other.commit_ts > t.snapshot:
             status = changes_in(m, t, other, keyspace, start, start_len, stop, stop_len, unbounded, lack)
         other = other.writer_next
+    return status
+
+
+cdef RangeLock* range_lock(Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len, bint unbounded) noexcept nogil:
+    """A lock that is not in the list yet; NULL: no memory."""
+    cdef RangeLock* lock = <RangeLock*>calloc(1, sizeof(RangeLock) + start_len + stop_len)
+    if lock == NULL:
+        fail(E_NOMEM, "no memory for the lock of a range")
+        return NULL
+    lock.owner = t
+    lock.keyspace = keyspace
+    lock.start_len = <uint32_t>start_len
+    lock.stop_len = <uint32_t>stop_len
+    lock.unbounded = unbounded
+    memcpy(lock_start(lock), start, start_len)
+    if stop_len:
+        memcpy(lock_stop(lock), stop, stop_len)
+    return lock
+
+
+cdef int lsm_lock_range(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                        Lack* lack) noexcept nogil:
+    cdef RangeLock* lock
+    cdef int status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, False, lack)
+    if status == OK and t.id == 0:
+        status = m.start_writing(t, lack)
+    if status != OK:
+        return status
+    lock = range_lock(t, keyspace, start, start_len, stop, stop_len, False)
+    if lock == NULL:
+        return E_NOMEM
+    lock.lsn = m.log.end_lsn
+    lock.next = m.range_locks
+    m.range_locks = lock
+    t.ranges = True
+    t.deadline = 0
+    return OK
+
+
+cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                          bint unbounded, Lack* lack) noexcept nogil:
+    cdef RangeLock* lock
+    cdef Record r
+    cdef size_t logged = start_len + stop_len + RECORD_OVERHEAD
+    cdef int status
+    if tree.damaged:
+        return tree.damage_status()
+    if not unbounded and compare_bytes(start, start_len, stop, stop_len) >= 0:
+        return OK
+    status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
     if status == OK:
         status = delete_own(m, t, tree, keyspace, start, start_len, stop, stop_len, unbounded, lack)
     if status == OK:
@@ -351,9 +394,9 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     if status != OK:
         lack.log_bytes = logged
         return status
-    lock = <RangeLock*>malloc(sizeof(RangeLock) + start_len + stop_len)
+    lock = range_lock(t, keyspace, start, start_len, stop, stop_len, unbounded)
     if lock == NULL:
-        return fail(E_NOMEM, "no memory for the lock of a range")
+        return E_NOMEM
     if t.id == 0:
         status = m.start_writing(t, lack)
         if status != OK:
@@ -368,16 +411,7 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     r.value = stop
     r.vlen = stop_len
     r.a = unbounded
-    memset(lock, 0, sizeof(RangeLock))
     lock.lsn = m.log.append(&r)
-    lock.owner = t
-    lock.keyspace = keyspace
-    lock.start_len = <uint32_t>start_len
-    lock.stop_len = <uint32_t>stop_len
-    lock.unbounded = unbounded
-    memcpy(lock_start(lock), start, start_len)
-    if stop_len:
-        memcpy(lock_stop(lock), stop, stop_len)
     lock.range = tree.put_range(start, start_len, stop, stop_len, unbounded, IN_FLIGHT | t.id, lock.lsn)
     lock.next = m.range_locks
     m.range_locks = lock
@@ -390,6 +424,13 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     return OK
 
 
+cdef bint ranges_above(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    while r != NULL and (r.owner != t or r.lsn <= lsn):
+        r = r.next
+    return r != NULL
+
+
 cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
     cdef RangeLock** p = &m.range_locks
     cdef RangeLock* r
@@ -398,7 +439,8 @@ cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
         if r.owner != t or r.lsn <= lsn:
             p = &r.next
             continue
-        (<LsmTree>m.trees[r.keyspace].tree).drop_range(r.range)
+        if r.range != NULL:
+            (<LsmTree>m.trees[r.keyspace].tree).drop_range(r.range)
         t.writes += 1
         p[0] = r.next
         free(r)
@@ -436,7 +478,7 @@ cdef int ranges_move(TxnManager m, LsmTree tree, MemTable* next) noexcept nogil:
     cdef int status = OK
     while r != NULL and status == OK:
         r.moved = NULL
-        if r.owner != NULL and r.keyspace == tree.id and r.range.ts & IN_FLIGHT:
+        if r.range != NULL and r.keyspace == tree.id and r.range.ts & IN_FLIGHT:
             status = memtable_reserve(next, r.start_len, r.stop_len)
             if status == OK:
                 r.moved = memtable_put_range(next, lock_start(r), r.start_len, lock_stop(r), r.stop_len, r.unbounded, r.range.ts)
@@ -469,7 +511,10 @@ cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept 
     if t.ranges:
         while r != NULL:
             if r.owner == t:
-                r.range.ts = r.commit_ts = ts
+                r.commit_ts = ts
+                if r.range != NULL:
+                    r.range.ts = ts
+                    (<LsmTree>m.trees[r.keyspace].tree).range_committed()
             r = r.next
 
 

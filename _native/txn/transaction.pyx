@@ -25,7 +25,7 @@ from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
 from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, collect, prune
-from .lsmops cimport lsm_commit, lsm_delete_range, lsm_horizon, lsm_read, lsm_write, ranges_free, ranges_in, ranges_release, wall_now
+from .lsmops cimport lsm_commit, lsm_delete_range, lsm_horizon, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_release, wall_now
 from .undo cimport undo
 
 cdef extern from *:
@@ -184,7 +184,7 @@ cdef class TxnManager:
         t.commit_ts = self.clock.last_ts
         r.a = t.commit_ts
         r.b = wall_now(self)
-        if t.lsm:
+        if t.lsm or t.ranges:
             lsm_commit(self, t, t.commit_ts, r.b)
         self.log.reserve_ends(-END_BYTES)
         t.last_lsn = self.log.append(&r)
@@ -281,7 +281,7 @@ cdef class TxnManager:
             status = self.check(t, False)
             if status != OK:
                 return status
-            if t.newest != NULL and t.newest.lsn > lsn:
+            if (t.newest != NULL and t.newest.lsn > lsn) or (t.ranges and ranges_above(self, t, lsn)):
                 if t.id != 0:
                     status = self.log.reserve(RECORD_OVERHEAD)
                     if status != OK:

@@ -43,12 +43,12 @@ cdef struct Version:
     uint16_t linked             # 1 while in the table
     # key bytes, then value bytes
 
-cdef struct RangeLock:          # a range of keys of an LSM-tree that a transaction has deleted; its two keys' bytes follow
+cdef struct RangeLock:          # a range of keys of an LSM-tree that a transaction has deleted, or loads; its two keys' bytes follow
     RangeLock* next             # newest first
     Txn* owner                  # while it has not committed; NULL from then on, until no snapshot is older
     uint64_t commit_ts
     uint64_t lsn
-    MemRange* range             # while in flight: its range tombstone in the active memtable,
+    MemRange* range             # while a deletion is in flight: its range tombstone in the active memtable,
     MemRange* moved             # and while that is being sealed the one in the next
     uint32_t keyspace
     uint32_t start_len

@@ -1,4 +1,4 @@
-"""The same stores set alike for the LSM-tree's table: equal memtables, tables, levels, caches and filters, no compression."""
+"""The same stores set alike for LSM-trees: equal memtables, tables, levels, caches and filters, no compression."""
 
 from __future__ import annotations
 

@@ -167,3 +167,16 @@ def test_a_keyspace_is_not_dropped_under_a_deletion(db, ks, spawn):
     worker.result()
     second.abort()
     assert len(ks) == 100
+
+
+def test_many_small_changes_and_ranges_in_one_transaction_do_not_seal_memtables_one_after_the_other(db, ks):
+    """What is in flight moves on to the next memtable: sealing on its account alone never ends."""
+    seals = ks.stats()["memtables"]["seals"]
+    with db.transaction() as txn:
+        txn.put_many(ks, [(b"%05d" % n, b"") for n in range(5000)])
+        for n in range(600):
+            txn.delete_range(ks, b"%05d" % (n * 2), b"%05d" % (n * 2 + 1))
+        txn.put(ks, b"x", b"")
+    assert ks.stats()["memtables"]["seals"] - seals <= 1
+    ks.put(b"y", b"")
+    assert ks.stats()["memtables"]["seals"] - seals <= 2
