@@ -159,6 +159,7 @@ cdef int seal_laggards(Engine e, uint64_t lsn) noexcept nogil:
 
 
 cdef int release_tree(Engine e, uint32_t keyspace) noexcept nogil:
+    cdef int status
     (<LsmTree>e.txns.trees[keyspace].tree).doomed = True
     if (<LsmTree>e.txns.trees[keyspace].tree).flushing or (<LsmTree>e.txns.trees[keyspace].tree).compacting or e.hold_files:
         return AGAIN
@@ -170,7 +171,8 @@ cdef int release_tree(Engine e, uint32_t keyspace) noexcept nogil:
     e.foreign_readers()
     if e.checkpoint_state.keep_log:
         return AGAIN
-    return reap_files(<LsmTree>e.txns.trees[keyspace].tree, e.log, &e.latch)
+    status = reap_files(<LsmTree>e.txns.trees[keyspace].tree, e.log, &e.latch)
+    return AGAIN if status == OK and (<LsmTree>e.txns.trees[keyspace].tree).dead != NULL else status
 
 
 def orphans_in(Engine e, bytes directory, set wanted):

@@ -488,6 +488,7 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
 cdef int reap_files(LsmTree tree, LogWriter log, Latch* latch) noexcept nogil:
     cdef TableFile* dead = tree.dead
     cdef TableFile* f
+    cdef TableFile** p = &dead
     cdef char path[512]
     cdef int status
     if dead == NULL:
@@ -501,11 +502,16 @@ cdef int reap_files(LsmTree tree, LogWriter log, Latch* latch) noexcept nogil:
     if log.synced_lsn < tree.dead_lsn:
         tree.dead = dead
         return OK
-    f = dead
-    while f != NULL:
+    while p[0] != NULL:
+        f = p[0]
+        if f.table != NULL and f.table.refs > 1:     # a block of it is being read: next time
+            p[0] = f.next_dead
+            f.next_dead = tree.dead
+            tree.dead = f
+            continue
         if f.table != NULL:
             table_forget(tree.pool, f.table)
-        f = f.next_dead
+        p = &f.next_dead
     latch_unlock(latch)
     while dead != NULL:
         f = dead

@@ -169,7 +169,7 @@ cdef class LsmTree:
                     continue
                 if status == OK and self.dead_end(out, key, klen, snapshot, own, now):
                     return ABSENT
-                return table_value(f.table, out, need) if status == OK else status
+                return table_value(f.table, self.core, out, need) if status == OK else status
         return ABSENT
 
     cdef void prefetch(self, const char** keys, const size_t* klens, int n) noexcept nogil:

@@ -4,11 +4,11 @@ Versions are tuples (key, timestamp, value, wall clock); the value of a deletion
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from ..base.latch cimport Latch, latch_destroy, latch_enter, latch_init, latch_unlock
 from ..base.memvfs cimport MemoryVfs
-from ..base.status cimport ABSENT, AGAIN, E_NOMEM, OK, error_info, raise_status
+from ..base.status cimport ABSENT, AGAIN, OK, error_info, raise_status
 from ..base.vfs cimport Vfs
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
@@ -168,7 +168,7 @@ cdef class WriterDoor:
 
     def close(self):
         if self.w != NULL:
-            writer_close(self.w)
+            writer_close(self.w, False)
             self.w = NULL
 
     def add(self, bytes key, uint64_t ts, value, uint64_t wall=0):
@@ -280,7 +280,7 @@ cdef class TableDoor(PoolHolder):
             while True:
                 status = table_find(self.t, &self.pool.core, key, len(key), snapshot, &e, &need)
                 if status == OK:
-                    status = table_value(self.t, &e, &need)
+                    status = table_value(self.t, &self.pool.core, &e, &need)
                 if status != AGAIN:
                     break
                 self.waits += 1
@@ -294,6 +294,27 @@ cdef class TableDoor(PoolHolder):
         if status != ABSENT:
             check(status)
         return found
+
+    def outlived(self, bytes key):
+        """Notes that the key's block is lacking, closes the table as if it had died meanwhile, and only then fetches: the number of blocks that came."""
+        cdef BlockNeed need
+        cdef Entry e
+        cdef int status
+        block_need_init(&need)
+        latch_enter(&self.latch)
+        try:
+            status = table_find(self.t, &self.pool.core, key, len(key), ~<uint64_t>0, &e, &need)
+            assert status == AGAIN
+            table_forget(self.pool, self.t)
+            table_close(self.vfs, self.t)
+            self.t = NULL
+            status = block_need_secure(self.pool, self.vfs, &need)
+            fetched = need.pinned
+        finally:
+            block_need_release(self.pool, &need)
+            latch_unlock(&self.latch)
+        check(status)
+        return fetched
 
     def walk(self, bytes key=None, str mode="ge", limit=-1):
         """Versions from there on, in the direction of the mode, as a cursor that starts again whenever a block is lacking."""
@@ -314,7 +335,7 @@ cdef class TableDoor(PoolHolder):
                 while status == OK:
                     one = c.entry.key[:c.entry.klen]
                     if last is None or one != last[0] or (c.entry.ts < last[1]) == forward and c.entry.ts != last[1]:
-                        status = table_value(self.t, &c.entry, &need)
+                        status = table_value(self.t, &self.pool.core, &c.entry, &need)
                         if status != OK:
                             break
                         last = entry_tuple(&c.entry)
@@ -365,6 +386,7 @@ cdef class TableDoor(PoolHolder):
             status = scan_verify(self.vfs, self.t)
         check(status)
 
+
 # --- filters -----------------------------------------------------------------------------------------------------------
 
 def make_filter(list keys, uint32_t bits_per_key):
@@ -385,6 +407,7 @@ def filter_holds(bytes filter, bytes key):
     cdef uint64_t hash = filter_hash(key, len(key))
     lines, probes = int.from_bytes(filter[:4], "little"), int.from_bytes(filter[4:FILTER_HEADER], "little")
     return bool(filter_test(filter_line(f, lines, hash), probes, hash))
+
 
 # --- edits and the choice of compactions -------------------------------------------------------------------------------
 

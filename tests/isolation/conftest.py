@@ -5,7 +5,6 @@ from isohelp import Worker
 
 import enginelib
 
-
 # Of the LSM-tree as small as it may be, so that memtables are written and tables merged while a test runs.
 TREES = {"btree": {"backend": "btree"}, "lsm": {"backend": "lsm", "memtable_size": 64 << 10, "table_size": 64 << 10}}
 

@@ -132,14 +132,21 @@ class Machine(RuleBasedStateMachine):
     def others(self, one):
         return [other for other in self.open if other is not one]
 
-    def fate(self, one, id, key):
-        """The errors that a change of that key may meet; None among them: it may be done."""
+    def fate_of_keyspace(self, one, id):
+        """The errors that any change of the keyspace meets."""
         if id != CATALOGUE:
             for other in self.others(one):
                 if id in self.rows and id not in other.names.values() and id in other.rows:
                     return {errors.LockTimeout}  # dropped by a transaction under way
             if id in self.rows and id not in self.names.values():
                 return {errors.UsageError}
+        return set()
+
+    def fate(self, one, id, key):
+        """The errors that a change of that key may meet; None among them: it may be done."""
+        met = self.fate_of_keyspace(one, id)
+        if met:
+            return met
         for other in self.others(one):
             if (id, key) in other.written or (id, key) in other.locked:
                 return {errors.LockTimeout}
@@ -154,8 +161,8 @@ class Machine(RuleBasedStateMachine):
 
     def fate_of_range(self, one, span):
         """The errors that the deletion of a range of an LSM-tree may meet."""
-        if self.fate(one, span[0], None) != {None}:
-            return self.fate(one, span[0], None)
+        if self.fate_of_keyspace(one, span[0]):
+            return self.fate_of_keyspace(one, span[0])
         locked, late, perhaps = False, False, False
         for other in self.others(one):
             locked |= any(covers(span, *row) for row in {*other.written, *other.locked})

@@ -1,6 +1,10 @@
 """Bugs of LSM keyspaces that were found and mended; each docstring names one."""
 
+import threading
+
 import pytest
+from enginelib._native.base.memvfs import MemoryVfs
+from enginelib._native.index.lsmdoor import TableDoor, WriterDoor
 
 import enginelib
 
@@ -52,3 +56,45 @@ def test_an_entry_as_large_as_a_block_is_flushed(tmp_path, klen):
             events[b"%04d".rjust(klen + 3, b"k") % n] = b"v" * n
         db.step("flush")
         assert [len(v) for v in events.values()] == list(range(3700, 4200))
+
+
+def test_a_lacking_block_of_a_table_that_has_gone_is_not_read():
+    """An operation that lacked a block lets go of the latch before it fetches it; the table may be compacted away, closed and
+    freed meanwhile. What it had noted was followed all the same."""
+    vfs = MemoryVfs()
+    writer = WriterDoor(vfs, b"/1.sst")
+    writer.add(b"key", 5, b"value")
+    writer.finish()
+    assert TableDoor(vfs, b"/1.sst").outlived(b"key") == 0
+
+
+def test_tables_go_while_they_are_read(tmp_path):
+    """As above, with real threads: scans and look-ups died, or read another file, when compaction was quick; and a table
+    was closed while a block of it was being read."""
+    with enginelib.open(tmp_path / "db", cache_size=1 << 20, segment_size=1 << 20) as db:
+        space = db.keyspace("space", backend="lsm", memtable_size=64 << 10, table_size=64 << 10)
+        keys = [b"k%03d" % i for i in range(64)]
+        found, stop = [], threading.Event()
+
+        def read():
+            try:
+                while not stop.is_set():
+                    with db.transaction(read_only=True) as txn:
+                        rows = dict(txn.scan(space))
+                        assert len({value[:4] for value in rows.values()}) <= 1
+                        assert txn.get_many(space, keys[::5]) == [rows.get(key) for key in keys[::5]]
+            except Exception as error:
+                found.append(error)
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for thread in readers:
+            thread.start()
+        for n in range(60):
+            with db.transaction(durability="os") as txn:
+                txn.put_many(space, [(key, b"%04d" % n + b"v" * 4000) for key in keys])
+                txn.put(space, b"large", b"%04d" % n * 40_000)
+        stop.set()
+        for thread in readers:
+            thread.join(60)
+        assert not found
+        assert space.stats()["compactions"] > 5
