@@ -2,6 +2,7 @@
 
 Versions are tuples (key, timestamp, value, wall clock); the value of a deletion is None.  A timestamp of -n is that of transaction n, in flight.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -144,6 +145,7 @@ cdef dict info_dict(const TableInfo* i):
             "smallest": i.smallest[:i.smallest_len] if i.smallest != NULL else None, "largest": i.largest[:i.largest_len] if i.largest != NULL else None}
 
 
+@cython.no_gc_clear            # what it closes with is still there when it goes
 cdef class WriterDoor:
     cdef TableWriter* w
     cdef Vfs vfs
@@ -206,6 +208,7 @@ cdef tuple entry_tuple(const Entry* e):
     return e.key[:e.klen], e.ts, None if e.kind == ENTRY_DELETE else e.value[:e.vlen], e.wall
 
 
+@cython.no_gc_clear            # what it closes with is still there when it goes
 cdef class PoolHolder:
     """A buffer pool over an empty page store, for frames."""
     cdef Latch latch
@@ -232,6 +235,7 @@ cdef class PoolHolder:
         return 0
 
 
+@cython.no_gc_clear            # what it closes with is still there when it goes
 cdef class TableDoor(PoolHolder):
     """A table, open for reading with a pool of its own."""
     cdef Vfs vfs
@@ -476,6 +480,7 @@ def decode_edit(bytes data):
         edit_free(&e, True)
 
 
+@cython.no_gc_clear            # what it closes with is still there when it goes
 cdef class TreeDoor(PoolHolder):
     """A tree of tables that exist by their figures alone."""
     cdef LsmTree tree
