@@ -100,3 +100,24 @@ def test_an_edit_that_does_not_fit_the_tables_changes_nothing():
     assert tree.levels() == {3: [5, 2]}
     tree.edit([(3, 5), (3, 2)], [])
     assert tree.levels() == {}
+
+
+def varints(data):
+    """The numbers of a stretch of varints, and how long each prefix of them is."""
+    value = shift = 0
+    for at, byte in enumerate(data, 1):
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            yield value, at
+            value = shift = 0
+
+
+def test_an_edit_is_what_the_document_says():
+    figures = {"file_bytes": 300, "entries": 9, "tombstones": 2, "range_tombstones": 1, "oldest_ts": 4, "newest_ts": 400, "oldest_wall": 5,
+               "newest_wall": 6, "raw_bytes": 77, "blocks": 3, "compression": 2, "unbounded": True, "smallest": b"low", "largest": b"higher"}  # fmt: skip
+    data = encode_edit(1000, 12, [(0, 8), (5, 300)], [(6, 11, figures)])
+    said = [1, 1000, 12, 2, 1, 0, 8, 5, 300, 6, 11, 300, 9, 2, 1, 4, 400, 5, 6, 77, 3, 2 + 128, 3, 6]
+    read = list(varints(data))[: len(said)]
+    assert [number for number, _ in read] == said
+    assert data[read[-1][1] :] == b"lowhigher"
