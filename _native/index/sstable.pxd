@@ -99,6 +99,8 @@ cdef void block_need_init(BlockNeed* n) noexcept nogil
 # latch (released meanwhile). Fetches what is lacking, with a reference to its table while it reads; nothing, if that table may be gone. OK: start again.
 # E_CORRUPT, E_IO, E_NOMEM.
 cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil
+# latch. Unpins: what was fetched has done its service. What was noted as lacking stays noted.
+cdef void block_need_unpin(Pool pool, BlockNeed* n) noexcept nogil
 # latch. Unpins, frees `big`.
 cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil
 

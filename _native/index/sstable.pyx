@@ -33,10 +33,14 @@ cdef void block_need_init(BlockNeed* n) noexcept nogil:
     n.big = NULL
 
 
-cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil:
+cdef void block_need_unpin(Pool pool, BlockNeed* n) noexcept nogil:
     while n.pinned:
         n.pinned -= 1
         pool.unpin(n.pins[n.pinned])
+
+
+cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil:
+    block_need_unpin(pool, n)
     free(n.big)
     block_need_init(n)
 
@@ -182,9 +186,7 @@ cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil:
         t.refs -= 1
         return OK
     if n.pinned == 64:                               # more than any operation needs at once: the earliest have done their service
-        while n.pinned:
-            n.pinned -= 1
-            pool.unpin(n.pins[n.pinned])
+        block_need_unpin(pool, n)
     if pool.admit_rollback(1) == AGAIN:
         status = pool.make_free_rollback(1)
         if status != OK:

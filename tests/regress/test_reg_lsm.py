@@ -1,5 +1,6 @@
 """Bugs of LSM keyspaces that were found and mended; each docstring names one."""
 
+import contextlib
 import threading
 
 import pytest
@@ -98,3 +99,41 @@ def test_tables_go_while_they_are_read(tmp_path):
             thread.join(60)
         assert not found
         assert space.stats()["compactions"] > 5
+
+
+def flushed(db):
+    """All memtables in tables."""
+    db.step("seal")
+    while db.step("flush"):
+        pass
+
+
+@pytest.fixture
+def still(tmp_path):
+    """A database without background work, and an LSM keyspace with tables as small as they may be."""
+    with contextlib.closing(enginelib.Database(tmp_path / "db", page_size=4096, cache_size=1 << 20, background=False)) as db:
+        yield db, db.keyspace("space", backend="lsm", memtable_size=64 << 10, table_size=64 << 10)
+
+
+def test_several_values_that_stand_by_themselves_are_read_at_once(still):
+    """get_many had room for one such value: it fetched the first, then the second in its place, then the first again, for ever."""
+    db, space = still
+    rows = {b"%03d" % i: b"%03d" % i * (3000 + i) for i in range(40)}
+    rows |= {b"small %d" % i: b"v" for i in range(40)}
+    space.update(rows)
+    flushed(db)
+    wanted = [*rows, b"absent", *reversed(rows)]
+    assert space.get_many(wanted) == [rows.get(key) for key in wanted]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_gets_across_more_blocks_without_a_visible_record_than_the_cache_holds(still, reverse):
+    """It began anew at the start of its range whenever a block had to be fetched, and kept all of them."""
+    db, space = still
+    old = db.transaction(read_only=True)
+    assert old.get(space, b"k") is None
+    space.put_many([(b"%06d" % i, b"v" * 400) for i in range(8000)])
+    flushed(db)
+    assert space.stats()["table_bytes"] > 2 * db.stats()["cache"]["bytes"]
+    assert list(old.scan(space, reverse=reverse)) == []
+    assert len(list(space.scan(reverse=reverse))) == 8000
