@@ -513,13 +513,20 @@ cdef int reap_files(LsmTree tree, LogWriter log, Latch* latch) noexcept nogil:
             table_forget(tree.pool, f.table)
         p = &f.next_dead
     latch_unlock(latch)
-    while dead != NULL:
-        f = dead
-        dead = f.next_dead
+    p = &dead
+    while p[0] != NULL:
+        f = p[0]
         tree.path_of(f.number, path)
         if f.table != NULL:
             table_close(tree.vfs, f.table)
-        tree.vfs.unlink(path)
-        file_free(f)
+            f.table = NULL
+        status = tree.vfs.unlink(path)
+        if status == OK or status == ABSENT:
+            p[0] = f.next_dead
+            file_free(f)
+        else:                                        # next time, perhaps
+            p = &f.next_dead
     latch_lock(latch)
+    p[0] = tree.dead
+    tree.dead = dead
     return OK
