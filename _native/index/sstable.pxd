@@ -7,7 +7,7 @@ Data blocks are numbered in file order, the partitions of a large index after th
 does for pages; so the cache of blocks and that of pages are one, under one budget and one clock.  A value too large for a block is never cached: it is read
 into memory that the operation's BlockNeed owns.
 
-Guards: everything but `refs`, `obsolete`, `frame_of` is constant after table_open; these are under the latch.
+Guards: everything but `refs` and `frame_of` is constant after table_open; these are under the latch.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from ..base.vfs cimport Vfs
@@ -79,11 +79,12 @@ cdef struct Table:
     uint32_t block_size            # of its writer's pool
     uint64_t memory                # bytes that the open table takes outside the pool
     int64_t refs                   # table sets, cursors and loads that need it
-    bint obsolete                  # no table set names it any more: its file goes with the last reference
+    uint64_t serial                # no two tables of the process ever have the same
     Table* next_dead               # for the owner: list of those to close and unlink
 
 cdef struct BlockNeed:             # a block that is lacking, and what was fetched for the operation under way
-    Table* table
+    Table* table                   # it may go between two latch holds:
+    uint64_t gone                  # not if this is still the number of tables that went
     uint32_t block
     int pinned
     Frame* pins[64]
@@ -91,11 +92,11 @@ cdef struct BlockNeed:             # a block that is lacking, and what was fetch
     uint32_t far_bytes             # as stored
     uint32_t far_length            # as it was put
     char* big                      # such a value, fetched and checked; malloc'd
-    Table* big_table
+    uint64_t big_serial            # of its table
     uint64_t big_offset
 
 cdef void block_need_init(BlockNeed* n) noexcept nogil
-# latch (released meanwhile). Fetches what is lacking (need.table holds; keeps a reference while it reads). OK: start again. E_CORRUPT, E_IO, E_NOMEM.
+# latch (released meanwhile). Fetches what is lacking (keeps a reference while it reads). OK: start again. E_CORRUPT, E_IO, E_NOMEM.
 cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil
 # latch. Unpins, frees `big`.
 cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil

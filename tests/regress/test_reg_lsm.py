@@ -1,5 +1,8 @@
 """Bugs of LSM keyspaces that were found and mended; each docstring names one."""
 
+import random
+import threading
+
 import pytest
 
 import enginelib
@@ -52,3 +55,42 @@ def test_an_entry_as_large_as_a_block_is_flushed(tmp_path, klen):
             events[b"%04d".rjust(klen + 3, b"k") % n] = b"v" * n
         db.step("flush")
         assert [len(v) for v in events.values()] == list(range(3700, 4200))
+
+
+def test_a_table_that_goes_while_its_block_is_being_fetched(tmp_path):
+    """The block that a read lacked was fetched from a table that a compaction had closed meanwhile: from freed memory, and from
+    whatever file had its handle by then."""
+    with enginelib.open(tmp_path / "db", durability="os", cache_size=1 << 20) as db:
+        events = db.keyspace("events", backend="lsm", memtable_size=64 << 10, table_size=64 << 10)
+        keys = [b"%05d" % n for n in range(4000)]
+        events.put_many([(key, key * 40) for key in keys])
+        events.put_many([(b"large %d" % n, b"%d" % n * 100_000) for n in range(4)])
+        ended = threading.Event()
+        failures = []
+
+        def read(seed):
+            source = random.Random(seed)
+            try:
+                while not ended.is_set():
+                    some = source.sample(keys, 20)
+                    assert all(value == key * 40 for key, value in zip(some, events.get_many(some), strict=True))
+                    n = source.randrange(4)
+                    assert events[b"large %d" % n] == b"%d" % n * 100_000
+                    start = source.choice(keys)
+                    assert all(v == k * 40 for k, v in events.scan(start, b"a", limit=50))
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=read, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(60):
+                events.put_many([(key, key * 40) for key in keys])
+                events.put_many([(b"large %d" % n, b"%d" % n * 100_000) for n in range(4)])
+                events.compact()
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert not failures, failures
