@@ -254,4 +254,4 @@ cdef int merge_next(MergeCursor* c, LsmTree tree, BlockNeed* need) noexcept nogi
         if status != OK:
             return status
         if chosen and not tree.dead_end(&c.entry, c.keybuf, c.entry.klen, c.snapshot, c.own, c.now):
-            return table_value(c.source, &c.entry, need) if c.entry.far_bytes and c.values else OK
+            return table_value(c.source, tree.core, &c.entry, need) if c.entry.far_bytes and c.values else OK

@@ -26,24 +26,11 @@ cdef enum:
 cdef uint64_t NO_TS = 0xFFFFFFFFFFFFFFFF
 
 
-cdef extern from *:
-    """
-    /* Of the process. A table goes under the latch of its engine, where its readers look; the counts are shared by all engines. */
-    static uint64_t el_tables_made, el_tables_gone;
-    static inline uint64_t el_count(uint64_t* p) { return __atomic_add_fetch(p, 1, __ATOMIC_RELAXED); }
-    static inline uint64_t el_load(const uint64_t* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    """
-    uint64_t el_tables_made, el_tables_gone
-    uint64_t el_count(uint64_t* p) noexcept nogil
-    uint64_t el_load(const uint64_t* p) noexcept nogil
-
-
 cdef void block_need_init(BlockNeed* n) noexcept nogil:
     n.table = NULL
     n.pinned = 0
     n.far_bytes = 0
     n.big = NULL
-    n.big_serial = 0
 
 
 cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil:
@@ -172,8 +159,7 @@ cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil:
     cdef uint32_t number
     cdef int status = OK
     n.table = NULL
-    if n.gone != el_load(&el_tables_gone):           # perhaps this one, since it was looked at: its set has changed
-        n.far_bytes = 0
+    if n.tables_gone != pool.core.tables_gone:       # the latch was let go of since it was noted: the table may be among those closed
         return OK
     t.refs += 1
     if n.far_bytes:
@@ -183,7 +169,7 @@ cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil:
         if status == OK:
             free(n.big)
             n.big = big
-            n.big_serial = t.serial
+            n.big_number = t.number
             n.big_offset = n.far_offset
         n.far_bytes = 0
         t.refs -= 1
@@ -426,7 +412,6 @@ cdef int table_open(Vfs vfs, const char* path, uint64_t number, Table** out) noe
     memcpy(t.path, path, n + 1)
     t.number = number
     t.refs = 1
-    t.serial = el_count(&el_tables_made)
     t.handle = -1
     status = vfs.open(path, VFS_READ, &t.handle)
     if status != OK:
@@ -458,7 +443,7 @@ cdef void table_close(Vfs vfs, Table* t) noexcept nogil:
 
 cdef void table_forget(Pool pool, Table* t) noexcept nogil:
     cdef uint32_t i
-    el_count(&el_tables_gone)
+    pool.core.tables_gone += 1
     for i in range(t.block_count):
         if t.frame_of[i]:
             pool.block_drop(&pool.core.frames[t.frame_of[i] - 1])
@@ -473,9 +458,9 @@ cdef bint table_may_hold(const Table* t, uint64_t hash) noexcept nogil:
     return t.filter == NULL or filter_test(filter_line(t.filter, t.filter_lines, hash), t.filter_probes, hash)
 
 
-cdef inline int lacking(BlockNeed* need, Table* t, uint32_t block) noexcept nogil:
+cdef inline int lacking(BlockNeed* need, Table* t, const PoolCore* core, uint32_t block) noexcept nogil:
     need.table = t
-    need.gone = el_load(&el_tables_gone)
+    need.tables_gone = core.tables_gone
     need.block = block
     need.far_bytes = 0
     return AGAIN
@@ -501,7 +486,7 @@ cdef inline int data_block(Table* t, PoolCore* core, const char* key, size_t kle
         return OK
     partition = block_at(t, core, t.info.blocks + p)
     if partition == NULL:
-        return lacking(need, t, t.info.blocks + p)
+        return lacking(need, t, core, t.info.blocks + p)
     block[0] = index_first_of(t.index, p) + index_search(partition, key, klen, ts)
     return OK
 
@@ -514,8 +499,8 @@ cdef inline int open_block(Table* t, PoolCore* core, uint32_t block, const char*
     if t.partitions:                                 # where the block lies is told by its partition
         p = index_partition_of(t.index, block)
         if block_at(t, core, t.info.blocks + p) == NULL:
-            return lacking(need, t, t.info.blocks + p)
-    return lacking(need, t, block)
+            return lacking(need, t, core, t.info.blocks + p)
+    return lacking(need, t, core, block)
 
 
 cdef inline void fill(Table* t, const char* data, const BlockPlace* at, Entry* out) noexcept nogil:
@@ -533,16 +518,16 @@ cdef inline void fill(Table* t, const char* data, const BlockPlace* at, Entry* o
         out.far_bytes = get32(data + at.value + 8)
 
 
-cdef int table_value(Table* t, Entry* e, BlockNeed* need) noexcept nogil:
+cdef int table_value(Table* t, PoolCore* core, Entry* e, BlockNeed* need) noexcept nogil:
     if e.far_bytes == 0:
         return OK
-    if need.big != NULL and need.big_serial == t.serial and need.big_offset == e.far_offset:
+    if need.big != NULL and need.big_number == t.number and need.big_offset == e.far_offset:
         e.value = need.big
         return OK
     if e.far_bytes < SEAL or (t.info.compression == 0 and e.far_bytes != <uint64_t>e.vlen + SEAL):
         return damaged(t, e.far_offset, "a value of another length than its entry says", e.vlen, e.far_bytes)
     need.table = t
-    need.gone = el_load(&el_tables_gone)
+    need.tables_gone = core.tables_gone
     need.far_offset = e.far_offset
     need.far_bytes = e.far_bytes
     need.far_length = e.vlen

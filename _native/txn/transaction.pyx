@@ -59,6 +59,17 @@ cdef void lack_init(Lack* l) noexcept nogil:
     l.held = False
 
 
+cdef inline bint holds_in(const Txn* t, uint32_t keyspace) noexcept nogil:
+    """Whether the transaction has changed or locked a row of the keyspace."""
+    cdef Version* v = t.newest
+    if t.keyspaces & (<uint64_t>1 << (keyspace & 63)):
+        while v != NULL:
+            if v.keyspace == keyspace and v.linked:
+                return True
+            v = v.previous
+    return False
+
+
 cdef class TxnManager:
 
     def __cinit__(self):
@@ -354,17 +365,17 @@ cdef class TxnManager:
         return OK
 
     cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil:
-        """AGAIN, with one of them, while transactions other than t have uncommitted changes in the keyspace."""
+        """AGAIN, with one of them, while transactions other than t have uncommitted changes or locked rows in the keyspace."""
         cdef Txn* w = self.clock.first_writer
-        cdef Version* v
         while w != NULL:
-            if w != t and w.keyspaces & (<uint64_t>1 << (keyspace & 63)):
-                v = w.newest
-                while v != NULL:
-                    if v.keyspace == keyspace and v.linked:
-                        return must_wait(lack, w)
-                    v = v.previous
+            if w != t and holds_in(w, keyspace):
+                return must_wait(lack, w)
             w = w.writer_next
+        w = self.clock.oldest_snapshot
+        while w != NULL:
+            if w != t and w.locks and not w.in_writers and holds_in(w, keyspace):      # it has only locked rows so far
+                return must_wait(lack, w)
+            w = w.snap_next
         return ranges_in(self, t, keyspace, lack)
 
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil:

@@ -4,6 +4,8 @@ import random
 import threading
 
 import pytest
+from enginelib._native.base.memvfs import MemoryVfs
+from enginelib._native.index.lsmdoor import TableDoor, WriterDoor
 
 import enginelib
 
@@ -55,6 +57,16 @@ def test_an_entry_as_large_as_a_block_is_flushed(tmp_path, klen):
             events[b"%04d".rjust(klen + 3, b"k") % n] = b"v" * n
         db.step("flush")
         assert [len(v) for v in events.values()] == list(range(3700, 4200))
+
+
+def test_a_lacking_block_of_a_table_that_has_gone_is_not_read():
+    """An operation that lacked a block lets go of the latch before it fetches it; the table may be compacted away, closed and
+    freed meanwhile. What it had noted was followed all the same."""
+    vfs = MemoryVfs()
+    writer = WriterDoor(vfs, b"/1.sst")
+    writer.add(b"key", 5, b"value")
+    writer.finish()
+    assert TableDoor(vfs, b"/1.sst").outlived(b"key") == 0
 
 
 def test_a_table_that_goes_while_its_block_is_being_fetched(tmp_path):
