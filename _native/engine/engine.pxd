@@ -83,7 +83,7 @@ cdef class Engine:
     cdef bint work_waits(self) noexcept nogil                # latch
     cdef int work_once(self) noexcept nogil                  # latch (released meanwhile)
 
-    cdef void poke(self) noexcept nogil
+    cdef void poke(self) noexcept nogil                      # latch: the background thread has something to do
     cdef bint foreign_process(self) noexcept nogil
 
 cdef uint64_t fork_counter() noexcept nogil

@@ -319,6 +319,9 @@ cdef class TxnManager:
             if el_swap(<void**>&self.orphans, old, t):
                 return
 
+    cdef bint has_orphans(self) noexcept nogil:
+        return el_load(<void**>&self.orphans) != NULL
+
     cdef Txn* take_orphans(self) noexcept nogil:
         return <Txn*>el_take(<void**>&self.orphans)
 
