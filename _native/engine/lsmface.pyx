@@ -1,16 +1,17 @@
 """LSM-trees, for people: see lsmface.pxd."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport OK, ABSENT, E_CORRUPT, E_READONLY, E_USAGE, fail, raise_status
 from ..base.vfs cimport VFS_CREATE, VFS_READ, VFS_WRITE, Vfs
+from ..index.compaction cimport Horizon, Work
 from ..index.pick cimport Pick, compaction_pick, level_targets
 from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
 from ..index.memtable cimport memtable_check
 from ..index.sstscan cimport scan_verify
 from ..index.tableset cimport LSM_LEVELS, TableFile, file_unref, set_check
-from ..txn.lsmops cimport lsm_seal
+from ..txn.lsmops cimport lsm_horizon, lsm_seal
 from .engine cimport Engine
 from .lsmtree cimport options_dict
 from .lsmwork cimport compact_some, compact_tree, flush_some, reap_some
@@ -20,9 +21,11 @@ cdef enum:
 
 
 cdef LsmTree tree_of(Engine e, uint32_t keyspace):
-    if keyspace >= e.txns.next_keyspace or e.txns.trees[keyspace].tree == NULL or not e.txns.trees[keyspace].lsm:
+    # Read once: it may be set to NULL meanwhile, its object outlives it. The array is replaced by nobody who does not hold the GIL.
+    cdef void* tree = e.txns.trees[keyspace].tree if keyspace < e.txns.next_keyspace and e.txns.trees[keyspace].lsm else NULL
+    if tree == NULL:
         raise_status(fail(E_USAGE, b"the keyspace is gone"))
-    return <LsmTree>e.txns.trees[keyspace].tree
+    return <LsmTree>tree
 
 
 cdef dict lsm_stats(Engine e, uint32_t keyspace):
@@ -35,6 +38,7 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
     cdef int level, i, sealed, base, running
     cdef bint pending
     cdef Pick pick
+    cdef Horizon horizon
     cdef uint64_t open_memory = 0, active, memory, ranges
     cdef TableFile* f
     latch_enter(&e.latch)
@@ -51,7 +55,8 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
                 open_memory += f.table.memory
     sealed = t.sealed_count
     running = t.compacting
-    pending = compaction_pick(t, False, &pick)
+    lsm_horizon(e.txns, &horizon)
+    pending = compaction_pick(t, False, horizon.stamps[0], horizon.now, &pick)
     active = t.active.used
     memory = t.memory()
     ranges = t.mem_ranges + t.set.ranges
@@ -87,24 +92,77 @@ cdef object stall_reason(LsmTree t):
     return None
 
 
+cdef dict lsm_totals(Engine e):
+    cdef LsmTree t
+    cdef uint32_t i
+    cdef int level
+    cdef uint64_t memtables = 0, tables = 0, stops = 0, slowdowns = 0, stopped = 0, slowed = 0
+    cdef int keyspaces = 0, sealed = 0, running = 0
+    cdef dict now = {}
+    cdef void* tree
+    for i in range(1, e.txns.next_keyspace):
+        tree = e.txns.trees[i].tree if e.txns.trees[i].lsm else NULL        # read once, as in tree_of
+        if tree == NULL:
+            continue
+        t = <LsmTree>tree
+        latch_enter(&e.latch)
+        keyspaces += 1
+        memtables += t.memory()
+        for level in range(LSM_LEVELS):
+            tables += t.set.bytes[level]
+        sealed += t.sealed_count
+        running += t.compacting
+        stops += t.stalls
+        slowdowns += t.slowdowns
+        stopped += t.stall_micros
+        slowed += t.slowdown_micros
+        latch_unlock(&e.latch)
+        reason = stall_reason(t)
+        if reason is not None:
+            now[t.id] = reason
+    return {"keyspaces": keyspaces, "memtable_bytes": memtables, "sealed_memtables": sealed, "table_bytes": tables, "compactions_running": running,
+            "stall": {"now": now, "stops": stops, "slowdowns": slowdowns, "stopped_seconds": stopped / 1e6, "slowed_seconds": slowed / 1e6}}
+
+
+cdef extern from "Python.h":
+    """
+    static PyObject* el_pending(void) { return NULL; }
+    """
+    int check_signals "PyErr_CheckSignals"() noexcept
+    void* error_set "PyErr_Occurred"() noexcept
+    object raise_pending "el_pending"()
+
+
+cdef bint interrupted() noexcept nogil:
+    """Whether a signal's handler has raised; its exception stays set."""
+    with gil:
+        return check_signals() != 0
+
+
 cdef object lsm_compact(Engine e, uint32_t keyspace, bytes low, bytes high):
     cdef LsmTree tree = tree_of(e, keyspace)
     cdef const char* first = PyBytes_AS_STRING(low) if low is not None else NULL
     cdef const char* last = PyBytes_AS_STRING(high) if high is not None else NULL
     cdef size_t first_len = PyBytes_GET_SIZE(low) if low is not None else 0
     cdef size_t last_len = PyBytes_GET_SIZE(high) if high is not None else 0
+    cdef Work work = e.compact_work
     cdef int status
     if e.read_only:
         raise_status(fail(E_READONLY, b"the database was opened read-only"))
+    work.stop = &e.closing
+    work.look = interrupted
+    work.since = 0
     with nogil:
         latch_lock(&e.latch)
         status = e.admit()
         if status == OK:
-            status = compact_tree(e, tree, first, first_len, last, last_len, &e.flush_work)
+            status = compact_tree(e, tree, first, first_len, last, last_len, &work)
             if status == OK:
                 status = reap_some(e)
             e.leave()
         latch_unlock(&e.latch)
+    if error_set() != NULL:
+        raise_pending()
     if status != OK:
         raise_status(status)
 
@@ -187,21 +245,50 @@ cdef dict lsm_verify(Engine e, uint32_t keyspace, list findings):
     return {"tables": n, "entries": entries, "table_bytes": size, "memtable_entries": t.active.entries}
 
 
-cdef list tables_named(Engine e):
+cdef size_t name_tables(Engine e, uint64_t* out, size_t room) noexcept nogil:
+    """Keyspace and number of each table, one after the other, as far as there is room; how many tables there are."""
+    cdef TableFile* f
+    cdef size_t n = 0
     cdef uint32_t i
     cdef int level, k
-    cdef TableFile* f
-    cdef list found = []
     for i in range(1, e.txns.next_keyspace):
         if e.txns.trees[i].tree == NULL or not e.txns.trees[i].lsm:
             continue
         for level in range(LSM_LEVELS):
             for k in range((<LsmTree>e.txns.trees[i].tree).set.counts[level]):
-                found.append((i, (<LsmTree>e.txns.trees[i].tree).set.files[level][k].number))
+                if n < room:
+                    out[2 * n] = i
+                    out[2 * n + 1] = (<LsmTree>e.txns.trees[i].tree).set.files[level][k].number
+                n += 1
         f = (<LsmTree>e.txns.trees[i].tree).dead
         while f != NULL:
-            found.append((i, f.number))
+            if n < room:
+                out[2 * n] = i
+                out[2 * n + 1] = f.number
+            n += 1
             f = f.next_dead
+    return n
+
+
+cdef list tables_named(Engine e, uint64_t* end_lsn):
+    cdef uint64_t* names = NULL
+    cdef void* grown
+    cdef size_t room = 0, n = 0, i
+    while True:                          # under the latch no Python object is made
+        latch_enter(&e.latch)
+        n = name_tables(e, names, room)
+        end_lsn[0] = e.log.synced_lsn
+        latch_unlock(&e.latch)
+        if n <= room:
+            break
+        room = 2 * n
+        grown = realloc(names, room * 2 * sizeof(uint64_t))
+        if grown == NULL:
+            free(names)
+            raise MemoryError("no memory to list the tables")
+        names = <uint64_t*>grown
+    found = [(names[2 * i], names[2 * i + 1]) for i in range(n)]
+    free(names)
     return found
 
 

@@ -524,8 +524,8 @@ cdef class CoreTransaction:
         if status != OK:
             raise_status(status)
         self.finish_now()
-        if catalog:
-            self.engine.refresh_names()
+        if catalog or self.engine.names_stale:
+            self.engine.renew_names()
 
     def abort(self):
         """Undoes everything; does nothing once the transaction has ended."""

@@ -522,13 +522,14 @@ cdef class TreeDoor(PoolHolder):
         return {"inputs": [(p.levels[i], p.inputs[i].number) for i in range(p.count)], "to": p.to_level, "bottom": bool(p.bottom),
                 "trivial": bool(p.trivial), "score": p.score}
 
-    def pick(self, bint idle=False):
+    def pick(self, bint idle=False, uint64_t oldest=0, uint64_t now=0):
         """What would be compacted next, or None."""
         cdef Pick p
-        return self.pick_dict(&p) if compaction_pick(self.tree, idle, &p) else None
+        return self.pick_dict(&p) if compaction_pick(self.tree, idle, oldest, now, &p) else None
 
     def pick_range(self, bytes low=None, bytes high=None):
         cdef Pick p
+        cdef bint large
         cdef bint found = compaction_pick_range(self.tree, PyBytes_AS_STRING(low) if low is not None else NULL, len(low or b""),
-                                                PyBytes_AS_STRING(high) if high is not None else NULL, len(high or b""), &p)
+                                                PyBytes_AS_STRING(high) if high is not None else NULL, len(high or b""), 0, &p, &large)
         return self.pick_dict(&p) if found else None

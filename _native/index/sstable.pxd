@@ -7,7 +7,7 @@ Data blocks are numbered in file order, the partitions of a large index after th
 does for pages; so the cache of blocks and that of pages are one, under one budget and one clock.  A value too large for a block is never cached: it is read
 into memory that the operation's BlockNeed owns.
 
-Guards: everything but `refs`, `obsolete`, `frame_of` is constant after table_open; these are under the latch.
+Guards: everything but `refs` and `frame_of` is constant after table_open; these are under the latch.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from ..base.vfs cimport Vfs
@@ -79,7 +79,6 @@ cdef struct Table:
     uint32_t block_size            # of its writer's pool
     uint64_t memory                # bytes that the open table takes outside the pool
     int64_t refs                   # its file's, and of loads under way: with more than the one it is not closed
-    bint obsolete                  # no table set names it any more: its file goes with the last reference
     Table* next_dead               # for the owner: list of those to close and unlink
 
 cdef struct BlockNeed:             # a block that is lacking, and what was fetched for the operation under way

@@ -114,6 +114,7 @@ cdef class TxnManager:
     cdef int rollback_to(self, Txn* t, int depth, Lack* lack) noexcept nogil
     cdef void end_aborted(self, Txn* t) noexcept nogil
     cdef void queue_abort(self, Txn* t) noexcept nogil         # no latch: a handle was dropped
+    cdef bint has_orphans(self) noexcept nogil
     cdef Txn* take_orphans(self) noexcept nogil                # no latch
 
     # --- operations. t NULL: the newest visible state

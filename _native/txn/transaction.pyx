@@ -319,6 +319,9 @@ cdef class TxnManager:
             if el_swap(<void**>&self.orphans, old, t):
                 return
 
+    cdef bint has_orphans(self) noexcept nogil:
+        return el_load(<void**>&self.orphans) != NULL
+
     cdef Txn* take_orphans(self) noexcept nogil:
         return <Txn*>el_take(<void**>&self.orphans)
 
@@ -684,7 +687,7 @@ cdef class TxnManager:
             status = flush_oldest(tree, self.log, &horizon, &self.lsm_own)
             if status == ABSENT:
                 status = OK
-                if compaction_pick(tree, False, &pick):
+                if compaction_pick(tree, False, horizon.stamps[0], horizon.now, &pick):
                     status = compaction_run(tree, self.log, &pick, &horizon, &self.lsm_own)
             return OK if status == ABSENT else status
         condition_broadcast(&self.lsm_moved)

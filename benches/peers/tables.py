@@ -41,6 +41,9 @@ class EnginelibLsm(Enginelib):
         self.db: Any = enginelib.open(str(path), durability=durability, cache_size=CACHE)
         self.ks: Any = self.db.keyspace("k", backend="lsm", memtable_size=MEMTABLE, table_size=TABLE)
 
+    def one(self) -> Any:
+        return self.ks.put
+
     def rests(self) -> bool:
         stats = self.ks.stats()
         return not (stats["memtables"]["sealed"] or stats["compaction"]["running"] or stats["compaction"]["pending"])
@@ -52,7 +55,7 @@ class EnginelibLsm(Enginelib):
         self.ks.compact()
 
     def ingest(self, pairs: Sequence[Pair]) -> None:
-        self.ks.ingest(pairs)
+        self.ks.ingest(pairs, logged=False)
 
     def tables(self) -> int:
         return directory_size(self.path)
@@ -84,6 +87,9 @@ class RocksdictLsm(Rocksdict):
         write.sync = durability == "sync"
         self.db.set_write_options(write)
         self.batch = WriteBatch
+
+    def one(self) -> Any:
+        return self.db.put
 
     def rests(self) -> bool:
         names = ("mem-table-flush-pending", "compaction-pending", "num-running-flushes", "num-running-compactions")
@@ -129,6 +135,9 @@ class PlyvelLsm(Plyvel):
             compression=None,
         )
         self.sync = durability == "sync"
+
+    def one(self) -> Any:
+        return self.db.put
 
     def settle(self) -> None:
         seen, since = b"", time.monotonic()
