@@ -692,13 +692,13 @@ cdef class TxnManager:
             return OK if status == ABSENT else status
         condition_broadcast(&self.lsm_moved)
         if delay:
-            tree.slowdowns += 1
+            tree.tally.slowdowns += 1
             condition_wait(&self.lsm_delays, self.latch, delay if delay < WAIT_SLICE else WAIT_SLICE)
-            tree.slowdown_micros += monotonic_micros() - began
+            tree.tally.slowdown_micros += monotonic_micros() - began
             return OK
-        tree.stalls += 1
+        tree.tally.stalls += 1
         condition_wait(&self.lsm_moved, self.latch, WAIT_SLICE)
-        tree.stall_micros += monotonic_micros() - began
+        tree.tally.stall_micros += monotonic_micros() - began
         if self.closing:
             return fail(E_CLOSED, "the database was closed while a write waited for background work")
         return tree.last_failure if tree.last_failure == E_FULL else E_INTERRUPT
