@@ -123,10 +123,11 @@ cdef class CoreCursor:
             drop(key)
             return one
         if pid:
-            one = self.txn.large(pid, length)
-            pair = (<object>key, one) if self.keys_wanted else one
-            drop(key)
-            return pair
+            try:
+                one = self.txn.large(pid, length)
+                return (<object>key, one) if self.keys_wanted else one
+            finally:
+                drop(key)
         if not self.keys_wanted:
             one = <object>value
             drop(value)

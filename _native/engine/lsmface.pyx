@@ -7,7 +7,7 @@ from ..base.status cimport OK, ABSENT, E_CORRUPT, E_READONLY, E_USAGE, fail, rai
 from ..base.vfs cimport VFS_CREATE, VFS_READ, VFS_WRITE, Vfs
 from ..index.compaction cimport Horizon, Work
 from ..index.pick cimport Pick, compaction_pick, level_targets
-from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
+from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree, Tally
 from ..index.memtable cimport memtable_check
 from ..index.sstscan cimport scan_verify
 from ..index.tableset cimport LSM_LEVELS, TableFile, file_unref, set_check
@@ -41,6 +41,9 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
     cdef Horizon horizon
     cdef uint64_t open_memory = 0, active, memory, ranges
     cdef TableFile* f
+    cdef Tally tally
+    cdef bint full
+    cdef int runs
     latch_enter(&e.latch)
     base = level_targets(t.set, t.options.table_size, targets)
     for level in range(LSM_LEVELS):
@@ -60,44 +63,48 @@ cdef dict lsm_stats(Engine e, uint32_t keyspace):
     active = t.active.used
     memory = t.memory()
     ranges = t.mem_ranges + t.set.ranges
+    tally = t.tally
+    full = t.full()
+    runs = t.set.runs
     latch_unlock(&e.latch)
     return {
         "options": options_dict(&t.options),
-        "memtables": {"active_bytes": active, "sealed": sealed, "memory_bytes": memory, "seals": t.seals},
+        "memtables": {"active_bytes": active, "sealed": sealed, "memory_bytes": memory, "seals": tally.seals},
         "levels": [{"level": n, "tables": counts[n], "bytes": sizes[n], "entries": entries[n], "tombstones": tombstones[n]}
                    for n in range(LSM_LEVELS) if counts[n]],
         "base_level": base,
         "table_bytes": sum(sizes[n] for n in range(LSM_LEVELS)),
         "table_memory_bytes": open_memory,
         "range_tombstones": ranges,
-        "flushes": t.flushes, "compactions": t.compactions, "trivial_moves": t.trivial_moves,
+        "flushes": tally.flushes, "compactions": tally.compactions, "trivial_moves": tally.trivial_moves,
         "compaction": {"running": running, "pending": bool(pending)},
-        "bytes_put": t.bytes_put, "bytes_flushed": t.bytes_flushed, "bytes_compacted_in": t.bytes_compacted_in,
-        "bytes_compacted_out": t.bytes_compacted_out,
-        "stall": {"now": stall_reason(t), "stops": t.stalls, "slowdowns": t.slowdowns, "stopped_seconds": t.stall_micros / 1e6,
-                  "slowed_seconds": t.slowdown_micros / 1e6},
-        "reads": {"filter_skips": t.filter_skips, "table_reads": t.table_reads},
+        "bytes_put": tally.bytes_put, "bytes_flushed": tally.bytes_flushed, "bytes_compacted_in": tally.bytes_compacted_in,
+        "bytes_compacted_out": tally.bytes_compacted_out,
+        "stall": {"now": stall_reason(sealed, full, runs), "stops": tally.stalls, "slowdowns": tally.slowdowns, "stopped_seconds": tally.stall_micros / 1e6,
+                  "slowed_seconds": tally.slowdown_micros / 1e6},
+        "reads": {"filter_skips": tally.filter_skips, "table_reads": tally.table_reads},
         "damaged": bool(t.damaged),
     }
 
 
-cdef object stall_reason(LsmTree t):
+cdef object stall_reason(int sealed, bint full, int runs):
     """Why writers are slowed or stopped at this moment, or None."""
-    if t.sealed_count >= SEALED_MOST and t.full():
-        return f"{t.sealed_count} memtables wait to be written to tables"
-    if t.set.runs >= RUNS_STOP:
-        return f"{t.set.runs} runs in level 0 wait to be merged: writers are stopped"
-    if t.set.runs >= RUNS_SLOW:
-        return f"{t.set.runs} runs in level 0 wait to be merged: writers are slowed"
+    if sealed >= SEALED_MOST and full:
+        return f"{sealed} memtables wait to be written to tables"
+    if runs >= RUNS_STOP:
+        return f"{runs} runs in level 0 wait to be merged: writers are stopped"
+    if runs >= RUNS_SLOW:
+        return f"{runs} runs in level 0 wait to be merged: writers are slowed"
     return None
 
 
 cdef dict lsm_totals(Engine e):
     cdef LsmTree t
+    cdef Tally tally
     cdef uint32_t i
-    cdef int level
+    cdef int level, keyspaces = 0, sealed, runs, waiting = 0, running = 0
+    cdef bint full
     cdef uint64_t memtables = 0, tables = 0, stops = 0, slowdowns = 0, stopped = 0, slowed = 0
-    cdef int keyspaces = 0, sealed = 0, running = 0
     cdef dict now = {}
     cdef void* tree
     for i in range(1, e.txns.next_keyspace):
@@ -106,21 +113,25 @@ cdef dict lsm_totals(Engine e):
             continue
         t = <LsmTree>tree
         latch_enter(&e.latch)
-        keyspaces += 1
         memtables += t.memory()
         for level in range(LSM_LEVELS):
             tables += t.set.bytes[level]
-        sealed += t.sealed_count
+        sealed = t.sealed_count
+        full = t.full()
+        runs = t.set.runs
         running += t.compacting
-        stops += t.stalls
-        slowdowns += t.slowdowns
-        stopped += t.stall_micros
-        slowed += t.slowdown_micros
+        tally = t.tally
         latch_unlock(&e.latch)
-        reason = stall_reason(t)
+        keyspaces += 1
+        waiting += sealed
+        stops += tally.stalls
+        slowdowns += tally.slowdowns
+        stopped += tally.stall_micros
+        slowed += tally.slowdown_micros
+        reason = stall_reason(sealed, full, runs)
         if reason is not None:
-            now[t.id] = reason
-    return {"keyspaces": keyspaces, "memtable_bytes": memtables, "sealed_memtables": sealed, "table_bytes": tables, "compactions_running": running,
+            now[i] = reason
+    return {"keyspaces": keyspaces, "memtable_bytes": memtables, "sealed_memtables": waiting, "table_bytes": tables, "compactions_running": running,
             "stall": {"now": now, "stops": stops, "slowdowns": slowdowns, "stopped_seconds": stopped / 1e6, "slowed_seconds": slowed / 1e6}}
 
 
@@ -199,8 +210,9 @@ cdef dict lsm_verify(Engine e, uint32_t keyspace, list findings):
     cdef TableFile* f
     cdef int level, i, n = 0, room = 0, status
     cdef const char* wrong
-    cdef uint64_t entries = 0, size = 0
+    cdef uint64_t entries = 0, size = 0, in_memory
     latch_enter(&e.latch)
+    in_memory = t.active.entries
     for level in range(LSM_LEVELS):
         room += t.set.counts[level]
     files = <TableFile**>malloc((room + 1) * sizeof(TableFile*))
@@ -242,7 +254,7 @@ cdef dict lsm_verify(Engine e, uint32_t keyspace, list findings):
             file_unref(files[i], &t.dead)
         latch_unlock(&e.latch)
         free(files)
-    return {"tables": n, "entries": entries, "table_bytes": size, "memtable_entries": t.active.entries}
+    return {"tables": n, "entries": entries, "table_bytes": size, "memtable_entries": in_memory}
 
 
 cdef size_t name_tables(Engine e, uint64_t* out, size_t room) noexcept nogil:

@@ -269,12 +269,15 @@ cdef class CoreTransaction:
                 continue
             if status != OK:
                 raise_lacking(m, status, &lack)
-            for i in range(count):
-                if raw[i] != NULL:
-                    result.append(<object>raw[i])
+            try:
+                for i in range(count):
+                    if raw[i] != NULL:
+                        result.append(<object>raw[i])
+                    else:
+                        result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
+            finally:
+                for i in range(count):
                     drop(raw[i])
-                else:
-                    result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
             first += count
         return result
 

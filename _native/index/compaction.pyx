@@ -332,8 +332,8 @@ cdef int flush_oldest(LsmTree tree, LogWriter log, const Horizon* horizon, Work*
             tree.newest_sealed = NULL
         tree.sealed_count -= 1
         tree.mem_ranges -= m.range_count
-        tree.flushes += 1
-        tree.bytes_flushed += out.bytes
+        tree.tally.flushes += 1
+        tree.tally.bytes_flushed += out.bytes
         memtable_free(m)
         edit_free(&edit, False)
     else:
@@ -474,11 +474,11 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
         status = tree.install(log, &edit, 0)
     if status == OK:
         if p.trivial:
-            tree.trivial_moves += 1
+            tree.tally.trivial_moves += 1
         else:
-            tree.compactions += 1
-            tree.bytes_compacted_in += bytes_in
-            tree.bytes_compacted_out += out.bytes
+            tree.tally.compactions += 1
+            tree.tally.bytes_compacted_in += bytes_in
+            tree.tally.bytes_compacted_out += out.bytes
     elif not p.trivial:
         latch_unlock(work.latch)
         output_discard(tree, &out, False)

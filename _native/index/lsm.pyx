@@ -163,9 +163,9 @@ cdef class LsmTree:
                 if f.info.entries == 0 or not file_may_hold(f, key, klen):
                     continue
                 if not table_may_hold(f.table, hash):
-                    self.filter_skips += 1
+                    self.tally.filter_skips += 1
                     continue
-                self.table_reads += 1
+                self.tally.table_reads += 1
                 status = table_find(f.table, self.core, key, klen, snapshot, out, need)
                 if status == ABSENT:
                     continue
@@ -226,7 +226,7 @@ cdef class LsmTree:
             self.oldest_sealed = m
         self.newest_sealed = m
         self.sealed_count += 1
-        self.seals += 1
+        self.tally.seals += 1
         self.active = next
 
     cdef uint64_t log_needed(self) noexcept nogil:

@@ -220,7 +220,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
                          not fresh and not head.flags & LOCK_ONLY, t.first_lsn if flags & VALUE_BLOB else lsn)
         if flags & VALUE_BLOB:
             t.blob_lsn = 0                   # linked
-        tree.bytes_put += klen + vlen
+        tree.tally.bytes_put += klen + vlen
     if fresh:
         pruned = head
         head = table_push(&m.table, t, head, hash, keyspace, key, klen, LOCK_ONLY if op == OP_LOCK else 0, <char*>&entry, sizeof(MemEntry*), lsn)
