@@ -7,6 +7,8 @@ resolve relative to that name, a staged folder ``build/pxd/enginelib/`` holds an
 Environment:
     ENGINELIB_BUILD   release (default) | debug (assertions, structure checks, bounds checks) | trace (line coverage)
                       | asan (AddressSanitizer and UndefinedBehaviorSanitizer)
+                      | tsan (ThreadSanitizer; run with libtsan preloaded)
+                      | fuzz (asan, and the coverage that guides libFuzzer; CC=clang; tools/fuzz.py --guided makes it)
     ENGINELIB_PLAIN   1: without the compression libraries, even if they are there
     ENGINELIB_ONLY    comma-separated module prefixes below ``_native`` to rebuild, for work on one layer
 """
@@ -26,8 +28,8 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "_native"
 MODE = os.environ.get("ENGINELIB_BUILD", "release")
-if MODE not in ("release", "debug", "trace", "asan"):
-    sys.exit(f"ENGINELIB_BUILD={MODE!r}: expected release, debug, trace or asan")
+if MODE not in ("release", "debug", "trace", "asan", "tsan", "fuzz"):
+    sys.exit(f"ENGINELIB_BUILD={MODE!r}: expected release, debug, trace, asan, tsan or fuzz")
 
 DIRECTIVES = {
     "language_level": 3,
@@ -44,8 +46,16 @@ COMPILE = {
     "debug": ["-O1", "-g", "-UNDEBUG", "-DENGINELIB_DEBUG=1"],
     "trace": ["-O0", "-g", "-DCYTHON_TRACE_NOGIL=1"],
     "asan": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+    "tsan": ["-O1", "-g", "-fsanitize=thread", "-fno-omit-frame-pointer"],
+    "fuzz": ["-O1", "-g", "-fsanitize=address,undefined,fuzzer-no-link", "-fno-sanitize-recover=undefined",
+             "-fno-omit-frame-pointer"],
 }[MODE]
-LINK = ["-fsanitize=address,undefined"] if MODE == "asan" else []
+LINK = {
+    "asan": ["-fsanitize=address,undefined"],
+    "tsan": ["-fsanitize=thread"],
+    "fuzz": ["-fsanitize=address,undefined,fuzzer-no-link", "-shared-libasan"],
+}.get(MODE, [])
+GENERATED = f"build/cython-{MODE}" if MODE in ("debug", "trace") else "build/cython"     # their directives make other C
 
 
 def stage() -> Path:
@@ -115,7 +125,7 @@ setup(
         modules(),
         include_path=[str(staged)],
         compiler_directives=DIRECTIVES,
-        build_dir="build/cython",
+        build_dir=GENERATED,
         nthreads=os.cpu_count() or 1,
         quiet=True,
     ),

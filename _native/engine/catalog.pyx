@@ -3,11 +3,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 from ..base.coding cimport get32
 from ..base.latch cimport latch_enter, latch_unlock
-from ..base.status cimport OK, AGAIN, E_USAGE, fail, raise_status
+from ..base.status cimport OK, AGAIN, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.status import registered_errors
 from ..index.btree cimport MAX_BATCH, BTree
 from ..index.lsm cimport LsmTree
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, TREE_DROPPING
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, TREE_DROPPING, row_valid
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
 from .lsmtree cimport options_row
@@ -15,10 +15,14 @@ from .recovery cimport make_tree
 from .steps cimport raise_lacking
 from .txnhandle cimport CoreTransaction
 
+cdef enum:
+    LONGEST_NAME = 255          # bytes in UTF-8
+
+
 cdef bytes encode_name(str name):
     cdef bytes encoded = name.encode()
-    if not 1 <= len(encoded) <= 255:
-        raise ValueError(f"a keyspace's name takes 1 to 255 bytes in UTF-8; {name[:40]!r} takes {len(encoded)}")
+    if not 1 <= len(encoded) <= LONGEST_NAME:
+        raise ValueError(f"a keyspace's name takes 1 to {LONGEST_NAME} bytes in UTF-8; {name[:40]!r} takes {len(encoded)}")
     return encoded
 
 
@@ -59,12 +63,32 @@ cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row):
     return bind(cls.__new__(cls), db, name, id)
 
 
+cdef bytes checked_row(bytes row):
+    """A row as it was read, which may be anything; None stays None."""
+    if row is not None and not row_valid(PyBytes_AS_STRING(row), PyBytes_GET_SIZE(row)):
+        raise_status(fail_corrupt("pages.dat", -1, "a row of the catalogue", CATALOG_ROW, PyBytes_GET_SIZE(row)))
+    return row
+
+
+cdef str decode_name(bytes encoded):
+    try:
+        if 1 <= len(encoded) <= LONGEST_NAME:
+            return encoded.decode()
+    except UnicodeDecodeError:
+        pass
+    raise_status(fail_corrupt("pages.dat", -1, "the name of a keyspace", LONGEST_NAME, PyBytes_GET_SIZE(encoded)))
+
+
 cdef bytes catalog_row(CoreTransaction txn, str name):
-    return txn.get(catalog_of(txn.database), encode_name(name), None)
+    return checked_row(txn.get(catalog_of(txn.database), encode_name(name), None))
 
 
 cdef list catalog_rows(CoreTransaction txn):
-    return [((<bytes>k).decode(), get32(PyBytes_AS_STRING(<bytes>v)), "lsm" if (<bytes>v)[4] == LSM_BACKEND else "btree") for k, v in txn.scan(catalog_of(txn.database))]
+    rows = []
+    for key, value in txn.scan(catalog_of(txn.database)):
+        row = checked_row(value)
+        rows.append((decode_name(key), get32(PyBytes_AS_STRING(row)), "lsm" if row[4] == LSM_BACKEND else "btree"))
+    return rows
 
 
 cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend, dict options):

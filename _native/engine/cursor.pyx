@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from ..base.coding cimport get64, compare_bytes
 from ..base.latch cimport latch_enter, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_NOMEM, E_THREAD, E_TXN_CLOSED, fail, raise_status
@@ -15,6 +15,7 @@ from ..index.btree cimport BTree, Path, Cell, SEEK_GE, SEEK_GT, SEEK_LE, SEEK_LT
 from ..index.lsm cimport LsmTree
 from ..index.merge cimport merge_free, merge_new, merge_next, merge_start
 from ..index.node cimport node_count, node_prefix, node_suffix, node_value, node_key_copy
+from ..index.sstable cimport block_need_unpin
 from ..page.pool cimport Frame
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
@@ -122,10 +123,11 @@ cdef class CoreCursor:
             drop(key)
             return one
         if pid:
-            one = self.txn.large(pid, length)
-            pair = (<object>key, one) if self.keys_wanted else one
-            drop(key)
-            return pair
+            try:
+                one = self.txn.large(pid, length)
+                return (<object>key, one) if self.keys_wanted else one
+            finally:
+                drop(key)
         if not self.keys_wanted:
             one = <object>value
             drop(value)
@@ -147,6 +149,7 @@ cdef class CoreCursor:
         lack_init(&lack)
         self.at = self.count = 0
         self.passed = -1
+        self.halted = False
         while True:
             latch_enter(m.latch)
             status = self.txn.still()
@@ -184,6 +187,8 @@ cdef class CoreCursor:
         if self.passed >= 0:
             key[0] = self.place
             klen[0] = self.passed
+            if self.halted:
+                return SEEK_LE if self.reverse else SEEK_GE
             return SEEK_LT if self.reverse else SEEK_GT
         if self.last is not None:
             key[0] = PyBytes_AS_STRING(self.last)
@@ -258,7 +263,23 @@ cdef class CoreCursor:
             bytes_left -= <int64_t>self.merge.entry.klen + self.merge.entry.vlen
             if self.count == wanted or bytes_left <= 0:
                 return status
-        return OK if status == AGAIN and self.count else status
+        if status == AGAIN and self.count:
+            return OK
+        if status == AGAIN and self.merge.begun:
+            self.halt(lack)
+        return status
+
+    cdef void halt(self, Lack* lack) noexcept:
+        """Nothing visible was found before a block was lacking: the next attempt begins where this one halted, and needs no other blocks than those there."""
+        cdef size_t klen = self.merge.entry.klen
+        if self.place == NULL:
+            self.place = <char*>malloc(KEY_ROOM)
+        if self.place == NULL or self.passed == <Py_ssize_t>klen and memcmp(self.place, self.merge.keybuf, klen) == 0:
+            return
+        memcpy(self.place, self.merge.keybuf, klen)
+        self.passed = klen
+        self.halted = True
+        block_need_unpin(self.txn.m.pool, &lack.blocks)
 
     cdef int fetch(self, int wanted, Lack* lack) noexcept:
         """Latch held. OK: a batch, perhaps cut short; ABSENT: a batch, perhaps empty, and the range's end; AGAIN with an empty batch."""

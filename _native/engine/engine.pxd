@@ -51,6 +51,7 @@ cdef class Engine:
     cdef bint has_thread
     cdef bint poked
     cdef bint reaping
+    cdef bint names_stale               # the log's table of names could not be renewed: the next commit tries again
     cdef uint64_t poked_lsn
     cdef Condition wake
     cdef pthread_t thread
@@ -83,7 +84,7 @@ cdef class Engine:
     cdef bint work_waits(self) noexcept nogil                # latch
     cdef int work_once(self) noexcept nogil                  # latch (released meanwhile)
 
-    cdef void poke(self) noexcept nogil
+    cdef void poke(self) noexcept nogil                      # latch: the background thread has something to do
     cdef bint foreign_process(self) noexcept nogil
 
 cdef uint64_t fork_counter() noexcept nogil

@@ -615,6 +615,14 @@ cdef class Engine:
         self.log.set_names(<const uint8_t*><char*>encoded, n)
         latch_unlock(&self.latch)
 
+    def renew_names(self):
+        """As refresh_names, for a commit that is done and cannot fail any more."""
+        try:
+            self.refresh_names()
+            self.names_stale = False
+        except Exception:
+            self.names_stale = True
+
     def pin_log(self, uint64_t lsn):
         """Keeps the log from `lsn` on until unpin_log(the token returned); waits for what is being let go of."""
         cdef bint under_way

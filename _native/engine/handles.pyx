@@ -70,20 +70,20 @@ cdef class CoreDatabase:
         cdef Engine e = self.engine
         if self.closed or e.closing or e.foreign_process():
             self.alive()
-        if e.txns.orphans != NULL:
-            e.poke()
-            if not e.has_thread:
-                with nogil:
-                    latch_lock(&e.latch)
-                    e.enter()
-                    e.abort_orphans()
-                    e.leave()
-                    latch_unlock(&e.latch)
+        if e.txns.has_orphans() and not e.has_thread:
+            with nogil:
+                latch_lock(&e.latch)
+                e.enter()
+                e.abort_orphans()
+                e.leave()
+                latch_unlock(&e.latch)
         x = cls.__new__(cls)
         x.database = self
         x.engine = e
         x.m = e.txns
         latch_enter(&e.latch)
+        if e.txns.has_orphans():
+            e.poke()
         x.t = e.txns.begin(read_only or e.read_only, durability if durability >= 0 else e.durability,
                            <int64_t>(lock_timeout * 1e6) if lock_timeout >= 0 else e.lock_timeout, True)
         latch_unlock(&e.latch)

@@ -29,6 +29,7 @@ cdef struct Chunks:                # a large value whose chunks are being replay
     uint64_t lsn                # of the first
     uint64_t length
     uint64_t filled
+    uint64_t room
     char* data
     Chunks* next
 

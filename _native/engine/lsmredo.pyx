@@ -8,7 +8,7 @@ from ..index.lsm cimport LsmTree
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT
 from ..index.tableset cimport Edit, edit_decode, edit_free
 from ..log.record cimport Record, R_ABORT, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, RECORD_OVERHEAD
-from ..txn.transaction cimport CATALOG, LSM_BACKEND, TxnManager
+from ..txn.transaction cimport CATALOG, LSM_BACKEND, MAX_KEYSPACES, TxnManager
 from ..txn.versions cimport Txn
 
 cdef enum:
@@ -22,6 +22,8 @@ cdef int no_memory() noexcept nogil:
 cdef int mark_kind(LsmRedo* l, uint32_t keyspace) noexcept nogil:
     cdef uint64_t room = l.kinds_room if l.kinds_room else 64
     cdef uint8_t* grown
+    if keyspace == CATALOG or keyspace >= MAX_KEYSPACES:
+        return fail_corrupt("log", -1, "a keyspace id that cannot be", MAX_KEYSPACES, keyspace)
     if keyspace >= l.kinds_room:
         while room <= keyspace:
             room *= 2
@@ -192,6 +194,20 @@ cdef bint taken_back(const Fate* f, uint64_t lsn) noexcept nogil:
     return False
 
 
+cdef int make_room(Chunks* c, uint64_t n) noexcept nogil:
+    """For n bytes: memory goes by what the log holds, not by the length that it announces."""
+    cdef uint64_t room = min(max(n, 2 * c.room), c.length)
+    cdef char* grown
+    if n <= c.room:
+        return OK
+    grown = <char*>realloc(c.data, room)
+    if grown == NULL:
+        return no_memory()
+    c.data = grown
+    c.room = room
+    return OK
+
+
 cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil:
     cdef Chunks* c = l.chunks
     status[0] = OK
@@ -200,8 +216,8 @@ cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil
     while c != NULL and (c.txn != r.txn or c.number != r.a):
         c = c.next
     if c == NULL:
-        if r.b > LARGEST_VALUE:
-            status[0] = fail_corrupt("log", <long long>r.lsn, "a large value longer than any may be", LARGEST_VALUE, r.b)
+        if r.b == 0 or r.b > LARGEST_VALUE:
+            status[0] = fail_corrupt("log", <long long>r.lsn, "a large value longer than any may be, or of no length", LARGEST_VALUE, r.b)
             return True
         c = <Chunks*>malloc(sizeof(Chunks))
         if c == NULL:
@@ -211,18 +227,17 @@ cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil
         c.number = r.a
         c.lsn = r.lsn
         c.length = r.b
-        c.filled = 0
-        c.data = <char*>malloc(r.b + 1)
+        c.filled = c.room = 0
+        c.data = NULL
         c.next = l.chunks
         l.chunks = c
-        if c.data == NULL:
-            status[0] = no_memory()
-            return True
     if c.filled + r.vlen > c.length:
         status[0] = fail_corrupt("log", <long long>r.lsn, "more chunks than the large value is long", c.length, c.filled + r.vlen)
         return True
-    memcpy(c.data + c.filled, r.value, r.vlen)
-    c.filled += r.vlen
+    status[0] = make_room(c, c.filled + r.vlen)
+    if status[0] == OK and r.vlen:
+        memcpy(c.data + c.filled, r.value, r.vlen)
+        c.filled += r.vlen
     return True
 
 
@@ -241,10 +256,12 @@ cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunk
     cdef int status
     if f.commit_lsn < tree.persisted_lsn:
         return OK                            # it is in a table
+    if r.klen > tree.max_key or (r.type == R_DELETE_RANGE and r.vlen > tree.max_key):
+        return fail_corrupt("log", <long long>r.lsn, "a key longer than any may be", tree.max_key, r.klen)
     if r.type == R_DELETE_RANGE:
         return replay_range(tree, r, f)
     if r.type == R_PUT_BLOB:
-        if c == NULL or c.filled != r.b:
+        if c == NULL or c.filled != r.b or c.length != r.b:
             return fail_corrupt("log", <long long>r.lsn, "a large value some of whose chunks are missing", r.b, c.filled if c != NULL else 0)
         value = c.data
         vlen = c.length

@@ -1,12 +1,13 @@
 """Background work of LSM-trees: see lsmwork.pxd."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
 from ..base.latch cimport condition_broadcast, condition_wait, latch_lock, latch_unlock, monotonic_micros
-from ..base.status cimport OK, ABSENT, AGAIN, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail, raise_status
 from ..base.vfs cimport KIND_DIRECTORY
 from ..log.writer cimport SYNC
 from ..index.compaction cimport Horizon, Work, compaction_run, flush_oldest, reap_files
-from ..index.pick cimport Pick, compaction_pick, compaction_pick_range
+from ..index.pick cimport Pick, compaction_pick, compaction_pick_range, compaction_pick_step
 from ..index.lsm cimport LsmTree
 from ..index.tableset cimport LSM_LEVELS
 from ..txn.lsmops cimport lsm_horizon, lsm_seal
@@ -21,11 +22,20 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     RETRY_MICROS = 200000          # after a failure: a full disk, perhaps
     IDLE_MICROS = 500000           # without a write for so long, small gains count
-    REST_MICROS = 1000000          # and so often that is looked at
+    REST_MICROS = 1000000          # and so often that is looked at,
+    LONG_REST_MICROS = 10000000    # more seldom once there is no gain left: records expire, snapshots end
 
 
 cdef inline bint is_live(TxnManager m, uint32_t i) noexcept nogil:
     return m.trees[i].lsm and m.trees[i].tree != NULL and m.trees[i].state == TREE_LIVE
+
+
+cdef bint any_live(TxnManager m) noexcept nogil:
+    cdef uint32_t i
+    for i in range(1, m.next_keyspace):
+        if is_live(m, i):
+            return True
+    return False
 
 
 cdef void moved(Engine e) noexcept nogil:
@@ -58,14 +68,15 @@ cdef int compact_some(Engine e, Work* work, bint idle) noexcept nogil:
     cdef int64_t best = -1
     cdef double score = 0
     cdef int status
+    lsm_horizon(e.txns, &horizon)
     for i in range(1, e.txns.next_keyspace):
-        if is_live(e.txns, i) and compaction_pick(<LsmTree>e.txns.trees[i].tree, idle, &pick) and pick.score > score:
+        if (is_live(e.txns, i) and compaction_pick(<LsmTree>e.txns.trees[i].tree, idle, horizon.stamps[0], horizon.now, &pick)
+                and pick.score > score):
             score = pick.score
             best = i
     if best < 0:
         return ABSENT
-    compaction_pick(<LsmTree>e.txns.trees[best].tree, idle, &pick)
-    lsm_horizon(e.txns, &horizon)
+    compaction_pick(<LsmTree>e.txns.trees[best].tree, idle, horizon.stamps[0], horizon.now, &pick)
     status = compaction_run(<LsmTree>e.txns.trees[best].tree, e.log, &pick, &horizon, work)
     moved(e)
     return status
@@ -105,18 +116,45 @@ cdef int flush_all(Engine e, Work* work) noexcept nogil:
     return OK
 
 
+cdef bint given_up(Engine e, Work* work) noexcept nogil:
+    cdef bint answer = e.closing
+    if work.look != NULL and not answer:
+        latch_unlock(&e.latch)
+        answer = work.look()
+        latch_lock(&e.latch)
+    return answer
+
+
 cdef int compact_tree(Engine e, LsmTree tree, const char* low, size_t low_len, const char* high, size_t high_len, Work* work) noexcept nogil:
     cdef Horizon horizon
     cdef Pick pick
-    cdef int status = flush_tree(e, tree, work)
-    if status != OK:
-        return status
-    while tree.compacting and not tree.doomed and not e.closing:
-        condition_wait(&e.txns.lsm_moved, &e.latch, 100000)
-    if compaction_pick_range(tree, low, low_len, high, high_len, &pick):
+    cdef char* after = NULL
+    cdef void* grown
+    cdef size_t after_len = 0
+    cdef bint large = False
+    cdef int status = tree.damage_status() if tree.damaged else flush_tree(e, tree, work)
+    while status == OK and not tree.doomed and not given_up(e, work):
+        if tree.compacting:
+            condition_wait(&e.txns.lsm_moved, &e.latch, 100000)
+            continue
         lsm_horizon(e.txns, &horizon)
+        if not large and compaction_pick_range(tree, low, low_len, high, high_len, horizon.now, &pick, &large):
+            status = compaction_run(tree, e.log, &pick, &horizon, work)
+            moved(e)
+            break
+        if not large or not compaction_pick_step(tree, low, low_len, high, high_len, after, after_len, horizon.now, &pick):
+            break
+        if pick.levels[0] == pick.to_level:          # one of the last level: the next time those behind it
+            grown = realloc(after, pick.inputs[0].info.smallest_len + 1)
+            if grown == NULL:
+                status = fail(E_NOMEM, "no memory to compact a range")
+                break
+            after = <char*>grown
+            after_len = pick.inputs[0].info.smallest_len
+            memcpy(after, pick.inputs[0].info.smallest, after_len)
         status = compaction_run(tree, e.log, &pick, &horizon, work)
         moved(e)
+    free(after)
     return OK if status == ABSENT else status
 
 
@@ -159,6 +197,7 @@ cdef int seal_laggards(Engine e, uint64_t lsn) noexcept nogil:
 
 
 cdef int release_tree(Engine e, uint32_t keyspace) noexcept nogil:
+    cdef int status
     (<LsmTree>e.txns.trees[keyspace].tree).doomed = True
     if (<LsmTree>e.txns.trees[keyspace].tree).flushing or (<LsmTree>e.txns.trees[keyspace].tree).compacting or e.hold_files:
         return AGAIN
@@ -170,7 +209,8 @@ cdef int release_tree(Engine e, uint32_t keyspace) noexcept nogil:
     e.foreign_readers()
     if e.checkpoint_state.keep_log:
         return AGAIN
-    return reap_files(<LsmTree>e.txns.trees[keyspace].tree, e.log, &e.latch)
+    status = reap_files(<LsmTree>e.txns.trees[keyspace].tree, e.log, &e.latch)
+    return AGAIN if status == OK and (<LsmTree>e.txns.trees[keyspace].tree).dead != NULL else status
 
 
 def orphans_in(Engine e, bytes directory, set wanted):
@@ -273,7 +313,7 @@ cdef void worker_loop(Engine e, Work* work, bint compacts) noexcept nogil:
         if e.stopping:
             break
         if status == ABSENT:
-            condition_wait(&e.txns.lsm_moved, &e.latch, REST_MICROS if compacts and not idle else -1)
+            condition_wait(&e.txns.lsm_moved, &e.latch, -1 if not compacts or not any_live(e.txns) else LONG_REST_MICROS if idle else REST_MICROS)
         elif status != OK:
             e.background_failures += 1
             condition_wait(&e.txns.lsm_delays, &e.latch, RETRY_MICROS)

@@ -251,6 +251,8 @@ cdef object drop_ghost(TxnManager m, uint32_t keyspace, const char* key, size_t 
     cdef int status
     if keyspace >= m.next_keyspace or m.trees[keyspace].state != TREE_LIVE or m.trees[keyspace].lsm:
         return
+    if klen > (<BTree>m.trees[keyspace].tree).max_key:
+        bad_meta(b"the checkpoint's record names a key longer than any may be")
     lack_init(&lack)
     with nogil:
         latch_lock(m.latch)
@@ -304,8 +306,9 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
         vlen = take(&s)
         key = take_bytes(&s, klen)
         value = take_bytes(&s, vlen)
-        if (s.bad or keyspace >= m.next_keyspace or flags & LOCK_ONLY or (flags & BEFORE_BLOB and vlen != 16)
-                or m.trees[keyspace].lsm
+        if (s.bad or lsn == 0 or keyspace >= m.next_keyspace or flags & LOCK_ONLY or (flags & BEFORE_BLOB and vlen != 16)
+                or m.trees[keyspace].lsm or m.trees[keyspace].tree == NULL
+                or klen > (<BTree>m.trees[keyspace].tree).max_key or klen + vlen > (<BTree>m.trees[keyspace].tree).max_inline
                 or (keyspace == 0 and not flags & BEFORE_ABSENT and not row_valid(value, vlen))):
             r.bad = True
             break
@@ -377,7 +380,7 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
         m.dropping += state == TREE_DROPPING
         if created or dropped:
             owners[id] = (created, dropped)
-    if m.trees[0].tree == NULL or m.trees[0].state != TREE_LIVE:
+    if m.trees[0].tree == NULL or m.trees[0].lsm or m.trees[0].state != TREE_LIVE:
         bad_meta(b"the checkpoint has no catalogue")
     count = take(&r)
     for _i in range(count):
@@ -409,6 +412,8 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
         t.catalog = take(&r) != 0
         t.undoing = state != 0
         writer_enter(&m.clock, t)
+        if t.id == 0 or t.id >> 62 or (state == STATE_ABORTING and t.undo_to != 0):
+            r.bad = True
         if state == STATE_ABORTING:
             t.state = TXN_ABORTING
         status = push_undo(m, t, &r, take(&r), True)
@@ -422,6 +427,9 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
             bad_meta(b"the checkpoint's record names a transaction it does not hold")
         m.trees[id].created_by = <Txn*><size_t>by_id[created] if created else NULL
         m.trees[id].dropped_by = <Txn*><size_t>by_id[dropped] if dropped else NULL
+        for end in (created, dropped):
+            if end:
+                (<Txn*><size_t>by_id[end]).catalog = True
     for _i in range(nghosts):
         id = take(&ghosts)
         count = take(&ghosts)

@@ -8,18 +8,21 @@
 Nothing here changes the log's past, and page writes go to free space only, so recovery may be cut off anywhere and run again.
 """
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, calloc
 from libc.string cimport memset
 from ..base.coding cimport get32
 from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
-from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail, fail_corrupt, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOMEM, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
 from ..log.reader cimport LogReader
 from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE)
 from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
+from ..page.store cimport BLOCK
 from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
 from ..txn.clock cimport writer_enter, queue_push
 from ..txn.garbage cimport collect_slowly
@@ -49,6 +52,7 @@ cdef struct Redo:
     Pending* blobs
     uint64_t from_lsn
     LsmRedo* lsm                # the LSM-trees' share
+    PyObject* raised            # what the making of a tree raised, or NULL: owned
     Ahead ahead
 
 
@@ -86,6 +90,10 @@ cdef object make_tree(TxnManager m, uint32_t id, Txn* creator, bytes row):
     m.tree_objects.append(made)
 
 
+cdef int not_replayable(const Record* r, const char* what) noexcept nogil:
+    return fail_corrupt("log", <long long>r.lsn, what, r.type, r.txn)
+
+
 cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
     """One pass over the log: leaves in `fates` the transactions that may have to be undone, wholly or in part."""
     cdef Record r
@@ -95,6 +103,8 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
         status = log.next(&r)
         if status != OK:
             return OK if status == ABSENT else status
+        if r.txn >> 62 or (r.type == R_COMMIT and (r.a == 0 or r.a >> 62)):
+            return not_replayable(&r, "a transaction or a commit timestamp with a number that none can have")
         status = lsmredo_note(redo.lsm, &r)
         if status != OK:
             return status
@@ -111,10 +121,6 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
                 idmap_remove(&redo.fates, r.txn)
 
 
-cdef int not_replayable(const Record* r, const char* what) noexcept nogil:
-    return fail_corrupt("log", <long long>r.lsn, what, r.type, r.txn)
-
-
 cdef Pending** find_blob(Redo* redo, uint64_t txn, uint64_t number) noexcept nogil:
     cdef Pending** p = &redo.blobs
     while p[0] != NULL and (p[0].txn != txn or p[0].number != number):
@@ -127,8 +133,8 @@ cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
     cdef Lack lack
     cdef int status
     if p[0] == NULL:
-        if r.b > (<uint64_t>1 << 30):
-            return not_replayable(r, "a large value longer than any may be")
+        if r.b == 0 or r.b > (<uint64_t>1 << 30):
+            return not_replayable(r, "a large value longer than any may be, or of no length")
         p[0] = <Pending*>calloc(1, sizeof(Pending))
         if p[0] == NULL:
             return fail(E_NOMEM, "no memory to replay a large value")
@@ -146,6 +152,8 @@ cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
             return status
     if p[0].write.written + r.vlen > p[0].write.length:
         return not_replayable(r, "more chunks than the large value is long")
+    if r.vlen % BLOCK and p[0].write.written + r.vlen < p[0].write.length:
+        return not_replayable(r, "a chunk of a large value, not its last, that ends within a block")
     latch_unlock(m.latch)
     status = blob_append(m, &p[0].write, r.value, r.vlen)
     latch_lock(m.latch)
@@ -162,7 +170,7 @@ cdef int redo_change(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept
     if r.type == R_PUT_BLOB:
         p = find_blob(redo, r.txn, r.a)
         blob = p[0]
-        if blob == NULL or blob.write.written != r.b:
+        if blob == NULL or blob.write.written != r.b or blob.write.length != r.b:
             return not_replayable(r, "a large value some of whose chunks are missing")
         latch_unlock(m.latch)
         status = blob_complete(m, &blob.write, reference)
@@ -187,6 +195,8 @@ cdef int redo_change(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept
         if status != OK:
             break
     m.settle(&lack)
+    if status == E_USAGE or status == E_INVALID:
+        status = not_replayable(r, "a change that its keyspace cannot take")
     return OK if status == ABSENT else status
 
 
@@ -292,11 +302,12 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
                 with gil:
                     try:
                         make_tree(m, id, t, r.value[:r.vlen])
-                    except Exception:
-                        pass           # told by the missing tree
+                    except BaseException as error:
+                        Py_INCREF(error)
+                        redo.raised = <PyObject*>error
                 latch_lock(m.latch)
-                if m.trees[id].tree == NULL:
-                    return fail(E_NOMEM, "the tree of a keyspace could not be made again")
+                if redo.raised != NULL:
+                    return not_replayable(r, "a row of the catalogue whose keyspace cannot be made again")
                 status = lsmredo_edits(redo.lsm, m, id)
                 if status != OK:
                     return status
@@ -352,7 +363,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             status = ahead_open(&redo.ahead, m, helpers)
         if status != OK:
             raise_status(status)
-        status = m.tree_admit(m.next_keyspace)
+        status = m.tree_admit(m.next_keyspace - 1)
         if status == OK:
             status = m.store.read_meta(&meta, &n)
         if status != OK:
@@ -410,6 +421,8 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
                 latch_lock(m.latch)
                 status = redo_pass(m, log, &redo, out)
                 latch_unlock(m.latch)
+        if redo.raised != NULL:
+            raise <object>redo.raised
         if status != OK:
             raise_status(status)
         out.redo_micros += monotonic_micros()
@@ -434,6 +447,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         free(meta)
         idmap_destroy(&redo.fates)
         idmap_destroy(&redo.active)
+        Py_XDECREF(redo.raised)
         while redo.blobs != NULL:
             blob = redo.blobs
             redo.blobs = blob.next

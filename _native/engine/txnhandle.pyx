@@ -225,7 +225,7 @@ cdef class CoreTransaction:
         cdef uint64_t pids[MAX_BATCH]
         cdef uint64_t lengths[MAX_BATCH]
         cdef Py_ssize_t i, first = 0, count, total = len(wanted)
-        cdef int status
+        cdef int status, got
         cdef bytes k
         self.ready(keyspace)
         lack_init(&lack)
@@ -243,7 +243,9 @@ cdef class CoreTransaction:
                 status = m.readable(self.t, keyspace.id)
             if status == OK:
                 if keyspace.lsm:
-                    status = lsm_read_many(m, self.t, <LsmTree>m.trees[keyspace.id].tree, p, n, <int>count, found, statuses, &lack)
+                    got = <int>count
+                    status = lsm_read_many(m, self.t, <LsmTree>m.trees[keyspace.id].tree, p, n, &got, found, statuses, &lack)
+                    count = got
                 else:
                     status = (<BTree>m.trees[keyspace.id].tree).find_many(p, n, <int>count, cells, statuses, &lack.need)
             if status == OK:
@@ -267,12 +269,15 @@ cdef class CoreTransaction:
                 continue
             if status != OK:
                 raise_lacking(m, status, &lack)
-            for i in range(count):
-                if raw[i] != NULL:
-                    result.append(<object>raw[i])
+            try:
+                for i in range(count):
+                    if raw[i] != NULL:
+                        result.append(<object>raw[i])
+                    else:
+                        result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
+            finally:
+                for i in range(count):
                     drop(raw[i])
-                else:
-                    result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
             first += count
         return result
 
@@ -522,8 +527,8 @@ cdef class CoreTransaction:
         if status != OK:
             raise_status(status)
         self.finish_now()
-        if catalog:
-            self.engine.refresh_names()
+        if catalog or self.engine.names_stale:
+            self.engine.renew_names()
 
     def abort(self):
         """Undoes everything; does nothing once the transaction has ended."""

@@ -20,7 +20,7 @@ from ..base.coding cimport get64
 from ..txn.versions cimport version_value
 from .engine cimport Engine
 from .handles cimport CoreDatabase
-from .lsmface cimport copy_tables, lsm_verify, tables_named
+from .lsmface cimport copy_tables, lsm_totals, lsm_verify, tables_named
 
 cdef enum:
     COPY_PIECE = 1 << 20
@@ -60,6 +60,7 @@ def stats(CoreDatabase db):
         "pages": {"file_bytes": file_blocks * 512, "used_bytes": used * 512, "free_bytes": unused * 512, "pages": pids},
         "cache": {"frames": e.pool.frame_count, "bytes": e.pool.frame_count * e.store.page_size, "dirty": e.pool.dirty_count, "loads": e.pool.loads,
                   "evictions": e.pool.evictions},
+        "lsm": lsm_totals(e),
         "versions": {"live": table_live, "bytes": table_bytes, "horizon": horizon, "reads": m.reads_of_versions, "snapshots_lost": m.snapshots_lost},
         "transactions": {"visible_ts": visible, "last_ts": last, "snapshots": snapshots, "oldest_snapshot": oldest, "writers": writers,
                          "commits": m.commits, "aborts": m.aborts, "conflicts": m.conflicts, "deadlocks": m.deadlocks, "timeouts": m.timeouts},
@@ -290,13 +291,10 @@ def backup(CoreDatabase db, str path):
         first = e.checkpoint_state.keep
         status = e.log.flush(e.log.end_lsn, SYNC)
         latch_unlock(&e.latch)
-    latch_enter(&e.latch)
-    end = e.log.synced_lsn
-    tables = tables_named(e)
-    latch_unlock(&e.latch)
     try:
         if status != OK:
             raise_status(status)
+        tables = tables_named(e, &end)
         if generation == 0:
             raise_status(fail(E_INVALID, b"too many backups at once"))
         with nogil:

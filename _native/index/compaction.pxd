@@ -21,11 +21,12 @@ cdef struct Horizon:               # what readers may still ask for
 cdef struct Work:                  # what a background thread works with; constant but for `stop` and `rate`
     Latch* latch
     const bint* stop               # set when the engine closes: a compaction gives up
+    bint (*look)() noexcept nogil  # whether who asked for a compaction wants it no more, or NULL; called without the latch
     uint64_t rate                  # bytes a second that compactions write at most; 0: as fast as they can
     uint64_t written               # bytes written by this thread since `since`, for the rate
     int64_t since
 
-# latch (released meanwhile). Merges the inputs and installs what came of it. OK; ABSENT: given up (stop, or the tree was dropped); errors: nothing has changed.
+# latch (released meanwhile). Merges the inputs and installs what came of it. OK; ABSENT: given up (stop, look, or the tree was dropped); errors: nothing has changed.
 cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* horizon, Work* work) noexcept nogil
 # latch (released meanwhile). Writes the oldest sealed memtable to a table of level 0. ABSENT: there is none, or another thread is at it.
 cdef int flush_oldest(LsmTree tree, LogWriter log, const Horizon* horizon, Work* work) noexcept nogil

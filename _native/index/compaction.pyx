@@ -21,7 +21,8 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     READ_AHEAD = 256 * 1024
-    LOOK_EVERY = 1024              # entries between two looks at `stop`
+    LOOK_EVERY = 1024              # entries between two looks at `stop`,
+    LOOK_SELDOM = 65536            # and between two calls of `look`
     KEY_ROOM = 8192
 
 # --- which versions stay -----------------------------------------------------------------------------------------------
@@ -216,20 +217,23 @@ cdef int add_ranges(Output* out, Sieve* sieve, const char* upper, size_t upper_l
     return OK
 
 
-cdef void keep_pace(Work* work, uint64_t bytes) noexcept nogil:
-    """Waits as long as it takes to stay below the rate."""
+cdef bint keep_pace(Work* work, uint64_t bytes) noexcept nogil:
+    """Waits as long as it takes to stay below the rate. True: given up meanwhile."""
     cdef int64_t now, due
     if work.rate == 0:
-        return
+        return False
     now = monotonic_micros()
     if work.since == 0 or now - work.since > 2000000:
         work.since = now
         work.written = 0
     work.written += bytes
     due = work.since + <int64_t>(work.written * 1000000 // work.rate)
-    while due > now and not work.stop[0]:
+    while due > now:
+        if work.stop[0] or work.look != NULL and work.look():
+            return True
         usleep(<unsigned int>min(due - now, <int64_t>50000))
         now = monotonic_micros()
+    return False
 
 # --- flush -------------------------------------------------------------------------------------------------------------
 
@@ -328,8 +332,8 @@ cdef int flush_oldest(LsmTree tree, LogWriter log, const Horizon* horizon, Work*
             tree.newest_sealed = NULL
         tree.sealed_count -= 1
         tree.mem_ranges -= m.range_count
-        tree.flushes += 1
-        tree.bytes_flushed += out.bytes
+        tree.tally.flushes += 1
+        tree.tally.bytes_flushed += out.bytes
         memtable_free(m)
         edit_free(&edit, False)
     else:
@@ -374,13 +378,13 @@ cdef int merge_tables(LsmTree tree, Pick* p, Sieve* sieve, Output* out, Work* wo
     while m.live and status == OK:
         e = m.order[0].entry
         seen += 1
-        if seen % LOOK_EVERY == 0 and (work.stop[0] or tree.doomed):
+        if seen % LOOK_EVERY == 0 and (work.stop[0] or tree.doomed or (seen % LOOK_SELDOM == 0 and work.look != NULL and work.look())):
             status = ABSENT
             break
         fresh = not sieve.any or sieve.last_len != e.klen or compare_bytes(sieve.last, sieve.last_len, e.key, e.klen) != 0
         if fresh and out.writer != NULL and writer_bytes(out.writer) >= table_size:
             # Cut between keys only; the range tombstones are cut there too.
-            status = add_ranges(out, sieve, e.key, e.klen)
+            status = ABSENT if keep_pace(work, writer_bytes(out.writer) - paced) else add_ranges(out, sieve, e.key, e.klen)
             if status == OK:
                 status = output_finish(tree, out)
             if status != OK:
@@ -399,15 +403,17 @@ cdef int merge_tables(LsmTree tree, Pick* p, Sieve* sieve, Output* out, Work* wo
             if status != OK:
                 break
             bytes = writer_bytes(out.writer)
-            if work.rate and bytes - paced >= READ_AHEAD:
-                keep_pace(work, bytes - paced)
+            if bytes - paced >= READ_AHEAD:
+                if keep_pace(work, bytes - paced):
+                    status = ABSENT
+                    break
                 paced = bytes
         status = merge_advance(&m)
     if status == OK:
         if out.writer == NULL and any_range_left(out, sieve):
             status = output_open(tree, out, work.latch)
         if status == OK and out.writer != NULL:
-            status = add_ranges(out, sieve, NULL, 0)
+            status = ABSENT if keep_pace(work, writer_bytes(out.writer) - paced) else add_ranges(out, sieve, NULL, 0)
             if status == OK:
                 status = output_finish(tree, out)
     merge_close(&m)
@@ -468,11 +474,11 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
         status = tree.install(log, &edit, 0)
     if status == OK:
         if p.trivial:
-            tree.trivial_moves += 1
+            tree.tally.trivial_moves += 1
         else:
-            tree.compactions += 1
-            tree.bytes_compacted_in += bytes_in
-            tree.bytes_compacted_out += out.bytes
+            tree.tally.compactions += 1
+            tree.tally.bytes_compacted_in += bytes_in
+            tree.tally.bytes_compacted_out += out.bytes
     elif not p.trivial:
         latch_unlock(work.latch)
         output_discard(tree, &out, False)
@@ -488,6 +494,8 @@ cdef int compaction_run(LsmTree tree, LogWriter log, Pick* p, const Horizon* hor
 cdef int reap_files(LsmTree tree, LogWriter log, Latch* latch) noexcept nogil:
     cdef TableFile* dead = tree.dead
     cdef TableFile* f
+    cdef TableFile* next
+    cdef TableFile** p
     cdef char path[512]
     cdef int status
     if dead == NULL:
@@ -496,24 +504,36 @@ cdef int reap_files(LsmTree tree, LogWriter log, Latch* latch) noexcept nogil:
     if status != OK:
         return status
     # What died while the log was made durable may be of a later edit.
-    dead = tree.dead
-    tree.dead = NULL
     if log.synced_lsn < tree.dead_lsn:
-        tree.dead = dead
         return OK
-    f = dead
+    f = tree.dead
+    tree.dead = dead = NULL
     while f != NULL:
-        if f.table != NULL:
-            table_forget(tree.pool, f.table)
-        f = f.next_dead
+        next = f.next_dead
+        if f.table != NULL and f.table.refs > 1:     # a block of it is just being read: the next time
+            f.next_dead = tree.dead
+            tree.dead = f
+        else:
+            if f.table != NULL:
+                table_forget(tree.pool, f.table)
+            f.next_dead = dead
+            dead = f
+        f = next
     latch_unlock(latch)
-    while dead != NULL:
-        f = dead
-        dead = f.next_dead
+    p = &dead
+    while p[0] != NULL:
+        f = p[0]
         tree.path_of(f.number, path)
         if f.table != NULL:
             table_close(tree.vfs, f.table)
-        tree.vfs.unlink(path)
-        file_free(f)
+            f.table = NULL
+        status = tree.vfs.unlink(path)
+        if status == OK or status == ABSENT:
+            p[0] = f.next_dead
+            file_free(f)
+        else:                                        # next time, perhaps
+            p = &f.next_dead
     latch_lock(latch)
+    p[0] = tree.dead
+    tree.dead = dead
     return OK

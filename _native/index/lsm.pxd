@@ -28,6 +28,22 @@ cdef struct LsmOptions:             # of one keyspace, kept in its row of the ca
     uint8_t style                   # CompactionStyle
     uint8_t compression             # Compression of sstable
 
+cdef struct Tally:                  # what was done since the tree was opened
+    uint64_t seals
+    uint64_t flushes
+    uint64_t compactions
+    uint64_t trivial_moves
+    uint64_t bytes_put
+    uint64_t bytes_flushed
+    uint64_t bytes_compacted_in
+    uint64_t bytes_compacted_out
+    uint64_t stalls                 # waits of writers that were stopped
+    uint64_t slowdowns
+    uint64_t stall_micros
+    uint64_t slowdown_micros
+    uint64_t filter_skips           # tables that a look-up was spared
+    uint64_t table_reads
+
 cdef enum:
     LSM_RECORD_MOST = 256 * 1024    # bytes of a value that goes into the log in one record; longer ones go in chunks
     SEALED_MOST = 4                 # memtables waiting to be written, beyond which writers wait
@@ -67,10 +83,7 @@ cdef class LsmTree:
     cdef int loading                # bulk loads about to add their tables: no new compaction meanwhile
     cdef bint doomed                # it was dropped: no more work
     cdef int64_t next_put           # while writers are slowed: when the next may go on (monotonic microseconds)
-    # counters, under the latch
-    cdef uint64_t seals, flushes, compactions, trivial_moves, bytes_flushed, bytes_compacted_in, bytes_compacted_out, bytes_put
-    cdef uint64_t stalls, slowdowns, stall_micros, slowdown_micros
-    cdef uint64_t filter_skips, table_reads
+    cdef Tally tally
 
     cdef int start(self) noexcept nogil                      # an empty tree; E_NOMEM
     # latch. The newest version at `snapshot` (own: IN_FLIGHT | transaction or 0): OK, ABSENT (deleted and expired ones too), AGAIN, E_CORRUPT.

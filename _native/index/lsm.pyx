@@ -1,4 +1,5 @@
 """The LSM-tree: see lsm.pxd."""
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
@@ -16,6 +17,7 @@ from .tableset cimport (LSM_LEVELS, Edit, TableFile, TableSet, edit_encode, edit
                         set_describe, set_empty, set_unref)
 
 
+@cython.no_gc_clear                  # its tables are closed at the very end, and that needs the file system
 cdef class LsmTree:
 
     def __cinit__(self, Pool pool, Vfs vfs, bytes directory, uint32_t id):
@@ -161,15 +163,15 @@ cdef class LsmTree:
                 if f.info.entries == 0 or not file_may_hold(f, key, klen):
                     continue
                 if not table_may_hold(f.table, hash):
-                    self.filter_skips += 1
+                    self.tally.filter_skips += 1
                     continue
-                self.table_reads += 1
+                self.tally.table_reads += 1
                 status = table_find(f.table, self.core, key, klen, snapshot, out, need)
                 if status == ABSENT:
                     continue
                 if status == OK and self.dead_end(out, key, klen, snapshot, own, now):
                     return ABSENT
-                return table_value(f.table, out, need) if status == OK else status
+                return table_value(f.table, self.core, out, need) if status == OK else status
         return ABSENT
 
     cdef void prefetch(self, const char** keys, const size_t* klens, int n) noexcept nogil:
@@ -224,7 +226,7 @@ cdef class LsmTree:
             self.oldest_sealed = m
         self.newest_sealed = m
         self.sealed_count += 1
-        self.seals += 1
+        self.tally.seals += 1
         self.active = next
 
     cdef uint64_t log_needed(self) noexcept nogil:

@@ -31,6 +31,7 @@ cdef struct MergeCursor:
     char* keys                     # MERGE_KEY for each child
     char* keybuf
     bint reverse
+    bint begun                     # a key was looked at since the start: it is in `keybuf`, and all before it are done with
     bint values                    # they are wanted
     Table* source                  # of the present record, for a value that lies by itself
     uint64_t snapshot

@@ -127,6 +127,7 @@ cdef int merge_start(MergeCursor* c, LsmTree tree, const char* key, size_t klen,
     if wanted > c.room and not widen(c, wanted * 2):
         return fail(E_NOMEM, "no memory for a cursor")
     c.reverse = reverse
+    c.begun = False
     c.values = values
     c.snapshot = snapshot
     c.own = own
@@ -241,6 +242,7 @@ cdef int merge_next(MergeCursor* c, LsmTree tree, BlockNeed* need) noexcept nogi
         memcpy(c.keybuf, best.key, best.klen)
         c.entry.key = c.keybuf
         c.entry.klen = best.klen
+        c.begun = True
         head = best.head
         chosen = False
         status = pass_key(c, best, tree, head, &chosen, need)
@@ -254,4 +256,4 @@ cdef int merge_next(MergeCursor* c, LsmTree tree, BlockNeed* need) noexcept nogi
         if status != OK:
             return status
         if chosen and not tree.dead_end(&c.entry, c.keybuf, c.entry.klen, c.snapshot, c.own, c.now):
-            return table_value(c.source, &c.entry, need) if c.entry.far_bytes and c.values else OK
+            return table_value(c.source, tree.core, &c.entry, need) if c.entry.far_bytes and c.values else OK

@@ -139,15 +139,15 @@ cdef uint64_t overlap_bytes(LsmTree tree, TableFile* f, int level) noexcept nogi
     return n
 
 
-cdef bint pick_level(LsmTree tree, int level, int to, Pick* p) noexcept nogil:
-    """The file of the level that is merged into the next most cheaply."""
+cdef bint pick_level(LsmTree tree, int level, int to, const char* low, size_t low_len, const char* high, size_t high_len, Pick* p) noexcept nogil:
+    """Of the files of the level that hold keys of the range, the one that is merged into the next most cheaply."""
     cdef TableSet* s = tree.set
     cdef TableFile* best = NULL
     cdef uint64_t n
     cdef double cost, least = 0
     cdef int i
     for i in range(s.counts[level]):
-        if s.files[level][i].busy:
+        if s.files[level][i].busy or not file_overlaps(s.files[level][i], low, low_len, high, high_len):
             continue
         n = overlap_bytes(tree, s.files[level][i], to)
         if n == <uint64_t>-1:
@@ -212,7 +212,42 @@ cdef bint pick_tiers(LsmTree tree, bint idle, Pick* p) noexcept nogil:
     return True
 
 
-cdef bint compaction_pick(LsmTree tree, bint idle, Pick* p) noexcept nogil:
+cdef inline uint64_t waste(const TableFile* f) noexcept nogil:
+    """Entries that say nothing any more once no snapshot sees them and nothing lies below: deletions, and older versions of a key."""
+    return f.info.tombstones + (f.info.entries - f.table.keys if f.table != NULL and f.table.keys < f.info.entries else 0)
+
+
+cdef inline bint expired(LsmTree tree, uint64_t wall, uint64_t now) noexcept nogil:
+    return tree.options.ttl != 0 and wall != 0 and wall + tree.options.ttl <= now
+
+
+cdef bint pick_waste(LsmTree tree, bint idle, uint64_t oldest, uint64_t now, Pick* p) noexcept nogil:
+    """A table that nothing lies below, and that holds nothing but what has expired (or, if there is time for it, a tenth of waste): written again by itself."""
+    cdef TableSet* s = tree.set
+    cdef int level = 0 if tree.options.style == SIZE_TIERED else LAST_LEVEL, n = s.counts[level], i
+    cdef TableFile* f
+    for i in range(n - 1 if level == 0 and n else 0, n):
+        f = s.files[level][i]
+        if f.info.entries == 0 or f.info.range_tombstones:
+            continue
+        if expired(tree, f.info.newest_wall, now) or (idle and f.info.newest_ts <= oldest and waste(f) * GROWTH > f.info.entries):
+            p.count = 0
+            p.to_level = level
+            p.bottom = True
+            p.score = 1
+            return add_input(p, f, level)
+    return False
+
+
+cdef inline int next_level(const TableSet* s, int level, int base) noexcept nogil:
+    """The level that a file of this one is merged into."""
+    level += 1
+    while level < base and s.counts[level] == 0:
+        level += 1
+    return level
+
+
+cdef bint compaction_pick(LsmTree tree, bint idle, uint64_t oldest, uint64_t now, Pick* p) noexcept nogil:
     cdef TableSet* s = tree.set
     cdef uint64_t targets[LSM_LEVELS]
     cdef uint64_t above
@@ -225,7 +260,7 @@ cdef bint compaction_pick(LsmTree tree, bint idle, Pick* p) noexcept nogil:
         return False
     if tree.options.style == SIZE_TIERED:
         p.score = <double>s.counts[0] / RUNS_COMPACT
-        return pick_tiers(tree, idle, p)
+        return pick_tiers(tree, idle, p) or pick_waste(tree, idle, oldest, now, p)
     base = level_targets(s, tree.options.table_size, targets)
     if s.counts[0] >= RUNS_COMPACT:
         p.score = <double>s.counts[0] / RUNS_COMPACT
@@ -246,19 +281,24 @@ cdef bint compaction_pick(LsmTree tree, bint idle, Pick* p) noexcept nogil:
             p.score = 1
             best = 0
     if best < 0:
-        return False
+        return pick_waste(tree, idle, oldest, now, p)
     if best == 0:
         return pick_runs(tree, base, p)
-    level = best + 1
-    while level < base and s.counts[level] == 0:
-        level += 1
-    return pick_level(tree, best, level, p)
+    return pick_level(tree, best, next_level(s, best, base), NULL, 0, NULL, 0, p)
 
 
-cdef bint compaction_pick_range(LsmTree tree, const char* low, size_t low_len, const char* high, size_t high_len, Pick* p) noexcept nogil:
+cdef inline bint worth(LsmTree tree, const TableFile* f, uint64_t now) noexcept nogil:
+    """Whether a table by itself, with nothing below it, gets smaller by being written again."""
+    return waste(f) + f.info.range_tombstones > 0 or expired(tree, f.info.oldest_wall, now)
+
+
+cdef bint compaction_pick_range(LsmTree tree, const char* low, size_t low_len, const char* high, size_t high_len, uint64_t now, Pick* p, bint* large) noexcept nogil:
     cdef TableSet* s = tree.set
+    cdef TableFile* f
+    cdef uint64_t bytes = 0
     cdef int level, i, top = -1
     cdef bint grown = True
+    large[0] = False
     p.count = 0
     p.trivial = False
     p.bottom = True
@@ -269,12 +309,12 @@ cdef bint compaction_pick_range(LsmTree tree, const char* low, size_t low_len, c
         for i in range(s.counts[0]):
             if not add_input(p, s.files[0][i], 0):
                 return False
-        return p.count > 1 or (p.count == 1 and p.inputs[0].info.tombstones + p.inputs[0].info.range_tombstones > 0)
+        return p.count > 1 or (p.count == 1 and worth(tree, p.inputs[0], now))
     for level in range(LSM_LEVELS):
         for i in range(s.counts[level]):
-            if file_overlaps(s.files[level][i], low, low_len, high, high_len):
-                if level == 0 or top >= 0 or level < LAST_LEVEL or s.files[level][i].info.tombstones or s.files[level][i].info.range_tombstones:
-                    top = level
+            f = s.files[level][i]
+            if file_overlaps(f, low, low_len, high, high_len) and (top >= 0 or level < LAST_LEVEL or worth(tree, f, now)):
+                top = level
     if top < 0:
         return False
     # Everything that shares keys with an input, transitively, goes along: nothing older may stay above what has moved down.
@@ -282,6 +322,7 @@ cdef bint compaction_pick_range(LsmTree tree, const char* low, size_t low_len, c
         for i in range(s.counts[level]):
             if level == 0 and s.counts[0] or file_overlaps(s.files[level][i], low, low_len, high, high_len):
                 if not add_input(p, s.files[level][i], level):
+                    large[0] = p.count == MOST_INPUTS
                     return False
     while grown:
         grown = False
@@ -289,10 +330,42 @@ cdef bint compaction_pick_range(LsmTree tree, const char* low, size_t low_len, c
             for i in range(s.counts[level]):
                 if not taken(p, s.files[level][i]) and shares(p, s.files[level][i]):
                     if not add_input(p, s.files[level][i], level):
+                        large[0] = p.count == MOST_INPUTS
                         return False
                     grown = True
+    for i in range(p.count):
+        bytes += p.inputs[i].info.file_bytes
+    if bytes > LARGEST * tree.options.table_size:
+        large[0] = True
+        return False
     order_inputs(p)
     return p.count > 0
+
+
+cdef bint compaction_pick_step(LsmTree tree, const char* low, size_t low_len, const char* high, size_t high_len, const char* after, size_t after_len,
+                               uint64_t now, Pick* p) noexcept nogil:
+    cdef TableSet* s = tree.set
+    cdef TableFile* f
+    cdef uint64_t targets[LSM_LEVELS]
+    cdef int base = level_targets(s, tree.options.table_size, targets), level, i
+    p.count = 0
+    p.trivial = p.bottom = False
+    if tree.damaged or tree.doomed or tree.compacting or tree.options.style == SIZE_TIERED:
+        return False
+    for level in range(LAST_LEVEL):
+        for i in range(s.counts[level]):
+            if file_overlaps(s.files[level][i], low, low_len, high, high_len):
+                if pick_runs(tree, base, p) if level == 0 else pick_level(tree, level, next_level(s, level, base), low, low_len, high, high_len, p):
+                    return True
+                break
+    for i in range(s.counts[LAST_LEVEL]):
+        f = s.files[LAST_LEVEL][i]
+        if (file_overlaps(f, low, low_len, high, high_len) and worth(tree, f, now)
+                and (after == NULL or compare_bytes(f.info.smallest, f.info.smallest_len, after, after_len) > 0)):
+            p.to_level = LAST_LEVEL
+            p.bottom = True
+            return add_input(p, f, LAST_LEVEL)
+    return False
 
 
 cdef bint taken(const Pick* p, const TableFile* f) noexcept nogil:

@@ -7,7 +7,7 @@ Data blocks are numbered in file order, the partitions of a large index after th
 does for pages; so the cache of blocks and that of pages are one, under one budget and one clock.  A value too large for a block is never cached: it is read
 into memory that the operation's BlockNeed owns.
 
-Guards: everything but `refs`, `obsolete`, `frame_of` is constant after table_open; these are under the latch.
+Guards: everything but `refs` and `frame_of` is constant after table_open; these are under the latch.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from ..base.vfs cimport Vfs
@@ -78,12 +78,12 @@ cdef struct Table:
     uint64_t keys
     uint32_t block_size            # of its writer's pool
     uint64_t memory                # bytes that the open table takes outside the pool
-    int64_t refs                   # table sets, cursors and loads that need it
-    bint obsolete                  # no table set names it any more: its file goes with the last reference
+    int64_t refs                   # its file's, and of loads under way: with more than the one it is not closed
     Table* next_dead               # for the owner: list of those to close and unlink
 
 cdef struct BlockNeed:             # a block that is lacking, and what was fetched for the operation under way
-    Table* table
+    Table* table                   # in this latch hold; in a later one, only while core.tables_gone is still:
+    uint64_t tables_gone
     uint32_t block
     int pinned
     Frame* pins[64]
@@ -91,21 +91,24 @@ cdef struct BlockNeed:             # a block that is lacking, and what was fetch
     uint32_t far_bytes             # as stored
     uint32_t far_length            # as it was put
     char* big                      # such a value, fetched and checked; malloc'd
-    Table* big_table
+    uint64_t big_number            # of the file it is from: an operation looks in one tree, which gives no number twice
     uint64_t big_offset
 
 cdef void block_need_init(BlockNeed* n) noexcept nogil
-# latch (released meanwhile). Fetches what is lacking (need.table holds; keeps a reference while it reads). OK: start again. E_CORRUPT, E_IO, E_NOMEM.
+# latch (released meanwhile). Fetches what is lacking, with a reference to its table while it reads; nothing, if that table may be gone. OK: start again.
+# E_CORRUPT, E_IO, E_NOMEM.
 cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil
+# latch. Unpins: what was fetched has done its service. What was noted as lacking stays noted.
+cdef void block_need_unpin(Pool pool, BlockNeed* n) noexcept nogil
 # latch. Unpins, frees `big`.
 cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil
 
 # --- opening and closing; no latch
 # Reads footer, properties, index, filter and range tombstones; everything checked (sums, bounds, order). *out has refs = 1. E_CORRUPT names path, offset, expected, found.
 cdef int table_open(Vfs vfs, const char* path, uint64_t number, Table** out) noexcept nogil
-# After table_forget, refs 0: closes the file, frees everything.
+# After table_forget: closes the file, frees everything.
 cdef void table_close(Vfs vfs, Table* t) noexcept nogil
-# latch. Gives all its frames back to the pool.
+# latch, refs 1. Gives all its frames back to the pool, and lets those know who have noted that they lack a block of it.
 cdef void table_forget(Pool pool, Table* t) noexcept nogil
 
 # --- reading; latch
@@ -115,7 +118,7 @@ cdef bint table_may_hold(const Table* t, uint64_t hash) noexcept nogil          
 # Range tombstones are not applied. The filter is not asked.
 cdef int table_find(Table* t, PoolCore* core, const char* key, size_t klen, uint64_t snapshot, Entry* out, BlockNeed* need) noexcept nogil
 # The value of an entry of the table that was found or is shown, if it lies by itself: OK, AGAIN (noted in need), E_CORRUPT.
-cdef int table_value(Table* t, Entry* e, BlockNeed* need) noexcept nogil
+cdef int table_value(Table* t, PoolCore* core, Entry* e, BlockNeed* need) noexcept nogil
 # Asks memory for what table_find will touch first (index, then frame).
 cdef void table_prefetch(const Table* t, PoolCore* core, const char* key, size_t klen) noexcept nogil
 # The newest range tombstone that covers the key with ts <= snapshot: its ts, or 0.

@@ -31,13 +31,16 @@ cdef void block_need_init(BlockNeed* n) noexcept nogil:
     n.pinned = 0
     n.far_bytes = 0
     n.big = NULL
-    n.big_table = NULL
 
 
-cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil:
+cdef void block_need_unpin(Pool pool, BlockNeed* n) noexcept nogil:
     while n.pinned:
         n.pinned -= 1
         pool.unpin(n.pins[n.pinned])
+
+
+cdef void block_need_release(Pool pool, BlockNeed* n) noexcept nogil:
+    block_need_unpin(pool, n)
     free(n.big)
     block_need_init(n)
 
@@ -160,6 +163,8 @@ cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil:
     cdef uint32_t number
     cdef int status = OK
     n.table = NULL
+    if n.tables_gone != pool.core.tables_gone:       # the latch was let go of since it was noted: the table may be among those closed
+        return OK
     t.refs += 1
     if n.far_bytes:
         latch_unlock(pool.latch)
@@ -168,7 +173,7 @@ cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil:
         if status == OK:
             free(n.big)
             n.big = big
-            n.big_table = t
+            n.big_number = t.number
             n.big_offset = n.far_offset
         n.far_bytes = 0
         t.refs -= 1
@@ -181,9 +186,7 @@ cdef int block_need_secure(Pool pool, Vfs vfs, BlockNeed* n) noexcept nogil:
         t.refs -= 1
         return OK
     if n.pinned == 64:                               # more than any operation needs at once: the earliest have done their service
-        while n.pinned:
-            n.pinned -= 1
-            pool.unpin(n.pins[n.pinned])
+        block_need_unpin(pool, n)
     if pool.admit_rollback(1) == AGAIN:
         status = pool.make_free_rollback(1)
         if status != OK:
@@ -442,6 +445,7 @@ cdef void table_close(Vfs vfs, Table* t) noexcept nogil:
 
 cdef void table_forget(Pool pool, Table* t) noexcept nogil:
     cdef uint32_t i
+    pool.core.tables_gone += 1
     for i in range(t.block_count):
         if t.frame_of[i]:
             pool.block_drop(&pool.core.frames[t.frame_of[i] - 1])
@@ -456,8 +460,9 @@ cdef bint table_may_hold(const Table* t, uint64_t hash) noexcept nogil:
     return t.filter == NULL or filter_test(filter_line(t.filter, t.filter_lines, hash), t.filter_probes, hash)
 
 
-cdef inline int lacking(BlockNeed* need, Table* t, uint32_t block) noexcept nogil:
+cdef inline int lacking(BlockNeed* need, Table* t, const PoolCore* core, uint32_t block) noexcept nogil:
     need.table = t
+    need.tables_gone = core.tables_gone
     need.block = block
     need.far_bytes = 0
     return AGAIN
@@ -483,7 +488,7 @@ cdef inline int data_block(Table* t, PoolCore* core, const char* key, size_t kle
         return OK
     partition = block_at(t, core, t.info.blocks + p)
     if partition == NULL:
-        return lacking(need, t, t.info.blocks + p)
+        return lacking(need, t, core, t.info.blocks + p)
     block[0] = index_first_of(t.index, p) + index_search(partition, key, klen, ts)
     return OK
 
@@ -496,8 +501,8 @@ cdef inline int open_block(Table* t, PoolCore* core, uint32_t block, const char*
     if t.partitions:                                 # where the block lies is told by its partition
         p = index_partition_of(t.index, block)
         if block_at(t, core, t.info.blocks + p) == NULL:
-            return lacking(need, t, t.info.blocks + p)
-    return lacking(need, t, block)
+            return lacking(need, t, core, t.info.blocks + p)
+    return lacking(need, t, core, block)
 
 
 cdef inline void fill(Table* t, const char* data, const BlockPlace* at, Entry* out) noexcept nogil:
@@ -515,15 +520,16 @@ cdef inline void fill(Table* t, const char* data, const BlockPlace* at, Entry* o
         out.far_bytes = get32(data + at.value + 8)
 
 
-cdef int table_value(Table* t, Entry* e, BlockNeed* need) noexcept nogil:
+cdef int table_value(Table* t, PoolCore* core, Entry* e, BlockNeed* need) noexcept nogil:
     if e.far_bytes == 0:
         return OK
-    if need.big != NULL and need.big_table == t and need.big_offset == e.far_offset:
+    if need.big != NULL and need.big_number == t.number and need.big_offset == e.far_offset:
         e.value = need.big
         return OK
     if e.far_bytes < SEAL or (t.info.compression == 0 and e.far_bytes != <uint64_t>e.vlen + SEAL):
         return damaged(t, e.far_offset, "a value of another length than its entry says", e.vlen, e.far_bytes)
     need.table = t
+    need.tables_gone = core.tables_gone
     need.far_offset = e.far_offset
     need.far_bytes = e.far_bytes
     need.far_length = e.vlen

@@ -214,7 +214,8 @@ cdef int add_separator(TableWriter* w, const char* key, uint32_t klen, uint64_t 
         w.arena_room = (w.arena_used + n) * 2 + 4096
     item.key_at = w.arena_used
     item.klen = n
-    memcpy(w.arena + w.arena_used, key, n)
+    if n:
+        memcpy(w.arena + w.arena_used, key, n)
     w.arena_used += n
     w.count += 1
     return OK

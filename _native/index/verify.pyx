@@ -6,12 +6,15 @@ from libc.stdlib cimport malloc, free
 from libc.string cimport memcpy
 
 from ..base.latch cimport latch_lock, latch_unlock
-from ..base.status cimport OK, AGAIN, E_CORRUPT, E_NOMEM, error_info, raise_status
+from ..base.status cimport OK, AGAIN, E_CORRUPT, E_NOMEM, error_info, fail_corrupt, raise_status
 from ..page.layout cimport layout_check
 from ..page.pool cimport PoolCore, Frame, pool_find
 from .place cimport Need, Path, MAX_LEVELS, LACK_PAGE, need_init, need_secure, need_release
 from .descent cimport edge_fault, lack
 from .node cimport *
+
+cdef enum:
+    LARGEST_BLOB = 1 << 30
 
 cdef struct Blob:
     uint64_t pid
@@ -201,8 +204,11 @@ cdef int whole_step(Pool pool, uint32_t keyspace, uint64_t root, Walk* w, bint r
 
 
 cdef int read_one(Pool pool, const Blob* blob) noexcept nogil:
-    cdef char* buf = <char*>malloc(blob.length + 1)
+    cdef char* buf
     cdef int status
+    if blob.length > LARGEST_BLOB:
+        return fail_corrupt("pages.dat", -1, "a large value longer than any may be", LARGEST_BLOB, blob.length)
+    buf = <char*>malloc(blob.length + 1)
     if buf == NULL:
         return E_NOMEM
     status = pool.store.read_blob(blob.pid, blob.length, buf)

@@ -38,6 +38,7 @@ cdef struct PoolCore:        # what hot paths touch; one per pool, address const
     uint32_t* frame_of       # pid -> frame number + 1, 0 = not here
     uint64_t pids            # length of frame_of
     uint32_t page_size
+    uint64_t tables_gone     # sorted tables that were closed: who has noted one in an earlier latch hold looks whether it is the same
 
 cdef inline Frame* pool_find(PoolCore* p, uint64_t pid) noexcept nogil:
     """The frame holding pid, ready to be read, or NULL."""

@@ -15,6 +15,7 @@ from .space cimport Space
 
 cdef enum:
     BLOCK = 512
+    MEMORY_HEAD = 8             # before a large value in `memory`: its length
     SUPERBLOCK_SIZE = 4096           # two of them, at 0 and 4096; data from block 16 on
 
 cdef struct MapEntry:                # on disk: 16 bytes, little-endian
@@ -138,7 +139,7 @@ cdef class PageStore:
     cdef uint64_t outside_epoch
     cdef ImagePin pins[MAX_IMAGE_PINS]
     cdef uint64_t foreign
-    cdef IdMap* memory                # large values that a read-only opening replayed: pid -> bytes; NULL when it may write
+    cdef IdMap* memory                # large values that a read-only opening replayed: pid -> length and bytes; NULL when it may write
 
     cdef void init(self, Vfs vfs, Latch* latch) noexcept                 # GIL held; before anything else
 

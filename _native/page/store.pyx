@@ -661,7 +661,9 @@ cdef class PageStore:
     cdef int read_blob(self, uint64_t pid, uint64_t length, char* out) noexcept nogil:
         cdef uint64_t* held = idmap_get(self.memory, pid) if self.memory is not NULL else NULL
         if held is not NULL:
-            memcpy(out, <const char*>held[0], length)
+            if get64(<const char*>held[0]) != length:
+                return fail_corrupt(self.path, -1, b"Large value in the log: its length contradicts the page", get64(<const char*>held[0]), length)
+            memcpy(out, <const char*>held[0] + MEMORY_HEAD, length)
             return OK
         return large_read(self, pid, length, out)
 

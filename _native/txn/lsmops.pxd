@@ -15,8 +15,9 @@ from .versions cimport Txn, Version
 
 # As TxnManager.read and write, for a keyspace that is an LSM-tree.
 cdef int lsm_read(TxnManager m, Txn* t, LsmTree tree, const char* key, size_t klen, Found* out, Lack* lack) noexcept nogil
-# As lsm_read for n keys of one reader at once: statuses[i], out[i]; the waits for memory overlap. A lack is reported once, as the return value AGAIN.
-cdef int lsm_read_many(TxnManager m, Txn* t, LsmTree tree, const char** keys, const size_t* klens, int n, Found* out, int* statuses,
+# As lsm_read for n keys of one reader at once: statuses[i], out[i]; the waits for memory overlap. Where something is lacking for one of them *n becomes the
+# number of those before it; AGAIN when it is the first: what is fetched for one operation is not more than one key needs, whatever its values.
+cdef int lsm_read_many(TxnManager m, Txn* t, LsmTree tree, const char** keys, const size_t* klens, int* n, Found* out, int* statuses,
                        Lack* lack) noexcept nogil
 # (releases the latch) Logs a large value in chunks, before lsm_write links it with VALUE_BLOB and the number that comes back.
 cdef int lsm_log_value(TxnManager m, Txn* t, const char* data, size_t n, uint64_t* number, Lack* lack) noexcept nogil

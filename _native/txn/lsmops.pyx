@@ -70,13 +70,16 @@ cdef int lsm_read(TxnManager m, Txn* t, LsmTree tree, const char* key, size_t kl
     return status
 
 
-cdef int lsm_read_many(TxnManager m, Txn* t, LsmTree tree, const char** keys, const size_t* klens, int n, Found* out, int* statuses,
+cdef int lsm_read_many(TxnManager m, Txn* t, LsmTree tree, const char** keys, const size_t* klens, int* n, Found* out, int* statuses,
                        Lack* lack) noexcept nogil:
     cdef int i
-    memtable_warm(tree.active, keys, klens, n)
-    tree.prefetch(keys, klens, n)
-    for i in range(n):
+    memtable_warm(tree.active, keys, klens, n[0])
+    tree.prefetch(keys, klens, n[0])
+    for i in range(n[0]):
         statuses[i] = lsm_read(m, t, tree, keys[i], klens[i], &out[i], lack)
+        if statuses[i] == AGAIN and i > 0:
+            n[0] = i
+            return OK
         if statuses[i] != OK and statuses[i] != ABSENT:
             return statuses[i]
     return OK
@@ -217,7 +220,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
                          not fresh and not head.flags & LOCK_ONLY, t.first_lsn if flags & VALUE_BLOB else lsn)
         if flags & VALUE_BLOB:
             t.blob_lsn = 0                   # linked
-        tree.bytes_put += klen + vlen
+        tree.tally.bytes_put += klen + vlen
     if fresh:
         pruned = head
         head = table_push(&m.table, t, head, hash, keyspace, key, klen, LOCK_ONLY if op == OP_LOCK else 0, <char*>&entry, sizeof(MemEntry*), lsn)

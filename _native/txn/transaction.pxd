@@ -4,6 +4,7 @@ All methods are nogil and under the engine latch.  One that cannot go on without
 `Lack` what it is; the caller calls `secure` (which releases the latch while it waits) and then the method again.  `settle` ends an operation.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from ..base.coding cimport get32
 from ..base.idmap cimport IdMap
 from ..base.latch cimport Latch, Condition
 from ..base.status cimport AGAIN
@@ -17,6 +18,9 @@ from ..index.lsm cimport LsmTree
 from ..index.sstable cimport BlockNeed
 from .versions cimport RangeLock, Txn, Version, VersionTable
 from .clock cimport Clock
+
+cdef enum:
+    MAX_KEYSPACES = 1 << 24     # ids are never used again: this many creations in a database's life
 
 cdef enum TreeState:
     TREE_NONE = 0
@@ -114,6 +118,7 @@ cdef class TxnManager:
     cdef int rollback_to(self, Txn* t, int depth, Lack* lack) noexcept nogil
     cdef void end_aborted(self, Txn* t) noexcept nogil
     cdef void queue_abort(self, Txn* t) noexcept nogil         # no latch: a handle was dropped
+    cdef bint has_orphans(self) noexcept nogil
     cdef Txn* take_orphans(self) noexcept nogil                # no latch
 
     # --- operations. t NULL: the newest visible state
@@ -131,7 +136,7 @@ cdef class TxnManager:
     cdef int catch_up(self, Txn* t, LsmTree tree, int64_t delay) noexcept nogil
     cdef uint64_t append(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
                          uint16_t flags, uint64_t blob_number) noexcept nogil
-    cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil
+    cdef void catalog_changed(self, Txn* t, int op, const char* before, size_t n, const char* after, uint64_t lsn) noexcept nogil
     cdef void commit_catalog(self, Txn* t) noexcept nogil
     cdef void drop_locks(self, Txn* t) noexcept nogil
     cdef void recycle(self, Txn* t) noexcept nogil
@@ -147,7 +152,7 @@ cdef class TxnManager:
 
 cdef inline bint row_valid(const char* row, size_t n) noexcept nogil:
     """Whether these bytes can be a row of the catalogue."""
-    return (n == CATALOG_ROW and row[4] == BTREE_BACKEND) or (n == LSM_ROW and row[4] == LSM_BACKEND)
+    return ((n == CATALOG_ROW and row[4] == BTREE_BACKEND) or (n == LSM_ROW and row[4] == LSM_BACKEND)) and get32(row) != CATALOG
 
 cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
     l.blocker = owner

@@ -6,7 +6,7 @@ flush shared with others, then publication in log order (law 8), then garbage.  
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, realloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from ..base.coding cimport get32, get64
 from ..base.idmap cimport idmap_init, idmap_destroy
 from ..base.latch cimport condition_broadcast, condition_init, condition_destroy, condition_wait, monotonic_micros
@@ -42,9 +42,6 @@ cdef extern from *:
     int el_swap(void** p, void* old, void* new) noexcept nogil
     void* el_take(void** p) noexcept nogil
 
-cdef enum:
-    MAX_KEYSPACES = 1 << 24     # ids are never used again: this many creations in a database's life
-
 cdef uint64_t NEWEST = <uint64_t>-1
 
 
@@ -59,6 +56,17 @@ cdef void lack_init(Lack* l) noexcept nogil:
     l.held = False
 
 
+cdef inline bint holds_in(const Txn* t, uint32_t keyspace) noexcept nogil:
+    """Whether the transaction has changed or locked a row of the keyspace."""
+    cdef Version* v = t.newest
+    if t.keyspaces & (<uint64_t>1 << (keyspace & 63)):
+        while v != NULL:
+            if v.keyspace == keyspace and v.linked:
+                return True
+            v = v.previous
+    return False
+
+
 cdef class TxnManager:
 
     def __cinit__(self):
@@ -71,9 +79,21 @@ cdef class TxnManager:
         self.next_keyspace = 1
 
     def __dealloc__(self):
-        cdef Txn* t = self.take_orphans()
+        cdef Txn* lists[2]
+        cdef Txn* t
         cdef Txn* following
         cdef uint64_t i
+        lists[0] = self.clock.first_writer       # those of an opening that failed, or that a closing without checkpoint left,
+        lists[1] = self.garbage
+        for i in range(2):
+            t = lists[i]
+            while t != NULL:
+                following = t.writer_next
+                if not t.handle:                 # a handle that has gone has left its own among the orphans
+                    t.queue_next = self.free_txns
+                    self.free_txns = t
+                t = following
+        t = self.take_orphans()
         while t != NULL:
             following = t.orphan_next
             t.queue_next = self.free_txns
@@ -293,9 +313,10 @@ cdef class TxnManager:
         cdef uint32_t i
         for i in range(1, self.next_keyspace):
             if self.trees[i].dropped_by == t:
-                self.trees[i].state = TREE_DROPPING
-                self.trees[i].drop_ts = t.commit_ts
-                self.dropping += 1
+                if self.trees[i].state == TREE_LIVE:
+                    self.trees[i].state = TREE_DROPPING
+                    self.trees[i].drop_ts = t.commit_ts
+                    self.dropping += 1
             elif self.trees[i].created_by != t:
                 continue
             self.trees[i].created_by = self.trees[i].dropped_by = NULL
@@ -307,6 +328,9 @@ cdef class TxnManager:
             t.orphan_next = <Txn*>old
             if el_swap(<void**>&self.orphans, old, t):
                 return
+
+    cdef bint has_orphans(self) noexcept nogil:
+        return el_load(<void**>&self.orphans) != NULL
 
     cdef Txn* take_orphans(self) noexcept nogil:
         return <Txn*>el_take(<void**>&self.orphans)
@@ -341,30 +365,32 @@ cdef class TxnManager:
         cdef Tree* grown
         if keyspace < self.tree_room:
             return OK
-        if keyspace > MAX_KEYSPACES:
+        if keyspace >= MAX_KEYSPACES:
             return fail_corrupt("pages.dat", -1, "a keyspace id that cannot be", MAX_KEYSPACES, keyspace)
         while room <= keyspace:
-            room *= 2
-        grown = <Tree*>realloc(self.trees, room * sizeof(Tree))
+            room *= 2                            # a power of two, as MAX_KEYSPACES is
+        grown = <Tree*>calloc(room, sizeof(Tree))      # a large one is touched only where keyspaces are
         if grown == NULL:
             return fail(E_NOMEM, "no memory for the table of keyspaces")
-        memset(grown + self.tree_room, 0, (room - self.tree_room) * sizeof(Tree))
+        if self.tree_room:
+            memcpy(grown, self.trees, self.tree_room * sizeof(Tree))
+        free(self.trees)
         self.trees = grown
         self.tree_room = room
         return OK
 
     cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil:
-        """AGAIN, with one of them, while transactions other than t have uncommitted changes in the keyspace."""
+        """AGAIN, with one of them, while transactions other than t have uncommitted changes or locked rows in the keyspace."""
         cdef Txn* w = self.clock.first_writer
-        cdef Version* v
         while w != NULL:
-            if w != t and w.keyspaces & (<uint64_t>1 << (keyspace & 63)):
-                v = w.newest
-                while v != NULL:
-                    if v.keyspace == keyspace and v.linked:
-                        return must_wait(lack, w)
-                    v = v.previous
+            if w != t and holds_in(w, keyspace):
+                return must_wait(lack, w)
             w = w.writer_next
+        w = self.clock.oldest_snapshot
+        while w != NULL:
+            if w != t and w.locks and not w.in_writers and holds_in(w, keyspace):      # it has only locked rows so far
+                return must_wait(lack, w)
+            w = w.snap_next
         return ranges_in(self, t, keyspace, lack)
 
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil:
@@ -520,7 +546,7 @@ cdef class TxnManager:
         if flags & VALUE_BLOB and t != NULL:
             t.blob_pid = t.blob_lsn = 0          # linked: it is the tree's from now on
         if keyspace == CATALOG:
-            self.catalog_changed(t, op, present, cell.value, value, lsn)
+            self.catalog_changed(t, op, cell.value, cell.vlen if present else 0, value, lsn)
         if op == OP_PUT:
             (<BTree>e.tree).apply_put(&path, key, klen, flags, value, vlen, lsn)
         elif head != NULL:
@@ -529,13 +555,14 @@ cdef class TxnManager:
             (<BTree>e.tree).apply_remove(&path, lsn)
         return OK
 
-    cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil:
+    cdef void catalog_changed(self, Txn* t, int op, const char* before, size_t n, const char* after, uint64_t lsn) noexcept nogil:
+        """before: the row that was there, of n bytes as the page says; n = 0: none."""
         cdef uint32_t row
         if t != NULL:
             t.catalog = True
-        if present:
+        if row_valid(before, n):
             row = get32(before)
-            if row < self.next_keyspace:
+            if row < self.next_keyspace and self.trees[row].tree != NULL:
                 self.trees[row].dropped_by = t
                 if t == NULL and self.trees[row].state == TREE_LIVE:
                     self.trees[row].state = TREE_DROPPING
@@ -673,18 +700,18 @@ cdef class TxnManager:
             status = flush_oldest(tree, self.log, &horizon, &self.lsm_own)
             if status == ABSENT:
                 status = OK
-                if compaction_pick(tree, False, &pick):
+                if compaction_pick(tree, False, horizon.stamps[0], horizon.now, &pick):
                     status = compaction_run(tree, self.log, &pick, &horizon, &self.lsm_own)
             return OK if status == ABSENT else status
         condition_broadcast(&self.lsm_moved)
         if delay:
-            tree.slowdowns += 1
+            tree.tally.slowdowns += 1
             condition_wait(&self.lsm_delays, self.latch, delay if delay < WAIT_SLICE else WAIT_SLICE)
-            tree.slowdown_micros += monotonic_micros() - began
+            tree.tally.slowdown_micros += monotonic_micros() - began
             return OK
-        tree.stalls += 1
+        tree.tally.stalls += 1
         condition_wait(&self.lsm_moved, self.latch, WAIT_SLICE)
-        tree.stall_micros += monotonic_micros() - began
+        tree.tally.stall_micros += monotonic_micros() - began
         if self.closing:
             return fail(E_CLOSED, "the database was closed while a write waited for background work")
         return tree.last_failure if tree.last_failure == E_FULL else E_INTERRUPT

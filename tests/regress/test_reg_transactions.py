@@ -293,3 +293,16 @@ def test_verify_beside_writers_and_checkpoints_finds_nothing(tmp_path):
             ended.set()
             threads[0].join(10)
         assert db.verify().ok
+
+
+def test_a_keyspace_with_a_row_that_is_only_locked_is_not_dropped(db, ks):
+    """Who had locked rows but changed none was not seen by the drop of their keyspace."""
+    ks[b"k"] = b"v"
+    holder = db.transaction()
+    holder.get_for_update(ks, b"k")
+    with db.transaction(lock_timeout=0) as txn, pytest.raises(enginelib.LockTimeout):
+        txn.drop_keyspace("space")
+    holder.put(ks, b"k", b"w")
+    holder.commit()
+    db.drop_keyspace("space")
+    assert db.keyspaces() == []
