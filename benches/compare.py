@@ -1,6 +1,7 @@
 """enginelib beside the stores one would otherwise take: the whole table, in one interleaved run.
 
     python -m benches.compare
+    python -m benches.compare --trees lsm
     python -m benches.compare --rows get,scan --rounds 3 --only enginelib,lmdb --json run.json
 
 Within a row the stores take turns, round by round (A B C, A B C, ...), so that whatever else the machine does
@@ -22,7 +23,9 @@ from typing import Any
 
 from benches import report
 from benches.data import Data
+from benches.lsmrows import ROWS as LSM_ROWS
 from benches.peers import STORES, Store
+from benches.peers.tables import STORES as LSM_STORES
 from benches.stand import Stand, real_directory
 from benches.workloads import ROWS, Row
 
@@ -35,9 +38,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--trees", choices=("btree", "lsm"), default="btree", help="which table (default: %(default)s)")
     keys = ", ".join(row.key for row in ROWS)
+    more = ", ".join(row.key for row in LSM_ROWS)
     names = ", ".join(store.name for store in STORES)
-    parser.add_argument("--rows", help=f"comma-separated, of: {keys}")
+    parser.add_argument("--rows", help=f"comma-separated, of: {keys}; of lsm: {more}")
     parser.add_argument("--only", help=f"stores, or how their names begin, of: {names}")
     parser.add_argument("--keys", type=int, default=1_000_000, help="how many (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds a row (default: %(default)s)")
@@ -51,19 +56,21 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--markdown", type=Path, metavar="FILE", help="writes the tables of docs/benchmarks.md"
     )
     chosen = parser.parse_args(argv)
-    chosen.rows = chosen.rows.split(",") if chosen.rows else [row.key for row in ROWS]
-    if unknown := set(chosen.rows) - {row.key for row in ROWS}:
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {keys}")
+    chosen.table = LSM_ROWS if chosen.trees == "lsm" else ROWS
+    there = [row.key for row in chosen.table]
+    chosen.rows = chosen.rows.split(",") if chosen.rows else there
+    if unknown := set(chosen.rows) - set(there):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(there)}")
     if chosen.keys < 1000 or chosen.rounds < 1:
         parser.error("at least 1,000 keys and one round")
     return chosen
 
 
-def stores(only: str | None) -> tuple[list[type[Store]], dict[str, str]]:
+def stores(only: str | None, every: tuple[type[Store], ...]) -> tuple[list[type[Store]], dict[str, str]]:
     """Those asked for that are here, and why the others are not."""
     asked = [
         store
-        for store in STORES
+        for store in every
         if only is None or any(store.name.startswith(beginning) for beginning in only.split(","))
     ]
     missing = {store.name: reason for store in asked if (reason := store.missing()) is not None}
@@ -86,7 +93,7 @@ def measure(row: Row, present: list[type[Store]], rounds: int, stand: Stand) -> 
 
 def main(argv: list[str] | None = None) -> int:
     chosen = arguments(argv)
-    present, missing = stores(chosen.only)
+    present, missing = stores(chosen.only, LSM_STORES if chosen.trees == "lsm" else STORES)
     for name, reason in missing.items():
         print(f"{name} is missing: {reason}")
     if not present:
@@ -109,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     outcomes: list[report.Outcome] = []
     try:
-        for row in ROWS:
+        for row in chosen.table:
             if row.key in chosen.rows:
                 outcomes.append(measure(row, present, chosen.rounds, stand))
                 print(report.text(outcomes[-1]), flush=True)

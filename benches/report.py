@@ -39,7 +39,7 @@ class Outcome:
         against = None if bound.figure is not None else self.best(bound.of)
         theirs = bound.figure if against is None else self.median(against)
         return (
-            None if ours is None or theirs is None else Verdict(bound, against, ours / theirs, self.row.less)
+            None if ours is None or theirs is None else Verdict(bound, against, ours / theirs, self.row)
         )
 
     def verdicts(self) -> list[Verdict]:
@@ -51,7 +51,11 @@ class Verdict:
     bound: Bound
     against: str | None  # None: the bound's own figure
     ratio: float
-    less: bool
+    row: Row
+
+    @property
+    def less(self) -> bool:
+        return self.row.less
 
     @property
     def met(self) -> bool:
@@ -59,7 +63,7 @@ class Verdict:
 
     @property
     def reference(self) -> str:
-        return self.against or f"{self.bound.figure:,.0f}/s"
+        return self.against or number(self.bound.figure or 0.0, self.row.unit)
 
     @property
     def needed(self) -> str:

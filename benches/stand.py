@@ -122,6 +122,7 @@ class Stand:
         self.scale = scale
         self.kept: dict[tuple[str, str], Store] = {}
         self.count = 0
+        self.once: dict[tuple[str, str], dict[str, float]] = {}  # large loads that have been run
 
     def seconds(self, seconds: float) -> float:
         return seconds * self.scale

@@ -23,7 +23,7 @@ from enginelib.retry import RETRIES, Attempts, backoff, run, worth_retrying
 from enginelib.transaction import Transaction
 
 if TYPE_CHECKING:
-    from enginelib.options import BeginValues, DurabilityName, IsolationName, OptionValues
+    from enginelib.options import BeginValues, DurabilityName, IsolationName, KeyspaceOptions, OptionValues
 
 R = TypeVar("R")
 
@@ -89,7 +89,8 @@ class Database(CoreDatabase):
         Args:
             path: its directory, or ``":memory:"``.
             vfs: the file system of tests; None for the real one.
-            background: whether checkpoints and lazy syncs happen by themselves.
+            background: whether checkpoints and lazy syncs happen by themselves, and whether recovery
+                may use several processors.
             options: see `Options`.
         """
         self.options = Options.of(options)
@@ -112,25 +113,30 @@ class Database(CoreDatabase):
 
     # ---- keyspaces
 
-    def keyspace(self, name: str, backend: str = "btree", create: bool = True) -> Keyspace:
+    def keyspace(
+        self, name: str, backend: str = "btree", create: bool = True, **options: Unpack[KeyspaceOptions]
+    ) -> Keyspace:
         """Returns a keyspace, making it if it is absent.
 
         Args:
             name: its name.
-            backend: the kind of tree to make it as; ``"btree"``. A keyspace that exists keeps its own.
+            backend: the kind of tree to make it as: ``"btree"``, or ``"lsm"`` for write-heavy data and data far
+                larger than memory. A keyspace that exists keeps its own.
             create: whether to make it when absent; a read-only database never does.
+            options: of an LSM keyspace, see `KeyspaceOptions`; fixed when it is made.
 
         Raises:
             KeyError: it is absent and not to be made.
             ValueError: the name is not fit: it takes 1 to 255 bytes in UTF-8.
-            NotSupported: this version does not have the backend.
+            NotSupported: this version does not have the backend, or this build not the compression.
         """
         if not isinstance(name, str):
             raise TypeError(f"A keyspace's name must be str, not {type(name).__name__}.")
         attempt = 1
         while True:
             try:
-                found: Keyspace = self.core_keyspace(Keyspace, name, create and not self.read_only, backend)
+                make = create and not self.read_only
+                found: Keyspace = self.core_keyspace(Keyspace, name, make, backend, dict(options))
                 return found
             except KeyError:
                 names = ", ".join(repr(other) for other in self.keyspaces())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from enginelib._native.engine.door import CoreKeyspace
+from enginelib.errors import NotSupported
 from enginelib.mapping import Bound, Pairs, RangeMapping, bounds, pairs_of
 
 if TYPE_CHECKING:
@@ -106,12 +108,51 @@ class Keyspace(CoreKeyspace, RangeMapping):
         """Deletes every key, in one transaction."""
         self.database.run(lambda txn: txn.delete_range(self, None, None))
 
-    def compact(self) -> None:
+    def ingest(self, pairs: Any, *, logged: bool = True) -> int:
+        """Loads pairs that come in the order of their keys, all in one transaction; for an LSM-tree the fastest way in.
+
+        There the pairs are written to tables at once, past memory and compaction, in constant memory however many
+        they are. When the last one is written the range of their keys is locked for a moment, as by
+        ``delete_range``, and the tables join the tree. A time to live counts from the beginning of the load. A
+        B-tree puts them as ``put_many`` does.
+
+        Args:
+            pairs: (key, value) tuples or a mapping; keys strictly ascending.
+            logged: write the pairs to the log too, for who reads it. Without, the load is as safe, once this
+                returns, and writes half as much. LSM keyspaces only.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            ValueError: the keys do not ascend.
+            NotSupported: a B-tree keyspace, and not logged.
+            LockTimeout: a transaction with changes in the range did not end in time.
+        """
+        if self.backend == "lsm":
+            return self.core_ingest(pairs, logged)
+        if not logged:
+            raise NotSupported("Only an LSM keyspace can be loaded past the log.")
+        work = list(pairs.items() if hasattr(pairs, "items") else pairs)
+        if any(bytes(a[0]) >= bytes(b[0]) for a, b in pairwise(work)):
+            raise ValueError("the keys do not ascend: sort the pairs, and give each key once")
+        return int(self.database.run(lambda txn: txn.put_many(self, work)))
+
+    def compact(self, start: Bound = None, stop: Bound = None) -> None:
         """Gives free space back to the file system, as far as it can now.
 
         For a B-tree this is a checkpoint of the database, which moves the tail of its file down and cuts it.
+        For an LSM-tree what is in memory is written to tables, and the tables that hold keys of the range are
+        merged down to the last level, so that deleted, expired and overwritten records go.
+
+        Args:
+            start: first key of the range; None for the very first. A B-tree has no use for a range.
+            stop: the last key (tables are compacted whole); None for no end.
         """
-        self.database.checkpoint()
+        if self.backend == "lsm":
+            self.core_compact(None if start is None else bytes(start), None if stop is None else bytes(stop))
+        else:
+            self.database.checkpoint()
 
     def stats(self) -> dict[str, Any]:
         """Returns figures of this keyspace: a nested dict of plain values."""

@@ -128,6 +128,8 @@ if TYPE_CHECKING:
         transaction_budget: int
         lazy_interval: float
         lock_timeout: float
+        allow_damaged: bool
+        compaction_rate: int
 
     class BeginValues(TypedDict, total=False):
         """The keyword arguments of `Database.transaction`."""
@@ -137,6 +139,24 @@ if TYPE_CHECKING:
         durability: DurabilityName | None
         lock_timeout: float | None
         deferrable: bool
+
+    class KeyspaceOptions(TypedDict, total=False):
+        """The keyword arguments of `Database.keyspace` for ``backend="lsm"``; kept with the keyspace.
+
+        compaction: ``"leveled"`` (the default: least space, quickest reads) or ``"size_tiered"`` (least writing).
+        compression: of tables: ``"none"`` (the default), ``"lz4"`` or ``"zstd"``, where this build has them.
+        bits_per_key: of the Bloom filters; 10 by default, 0 for none.
+        memtable_size: bytes in memory after which a table is written; 64 MiB by default.
+        table_size: bytes of a table below level 0; 64 MiB by default.
+        ttl: seconds after its commit at which a record expires; None, the default, for never.
+        """
+
+        compaction: Literal["leveled", "size_tiered"]
+        compression: Literal["none", "lz4", "zstd"]
+        bits_per_key: int
+        memtable_size: int
+        table_size: int
+        ttl: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +182,9 @@ class Options:
         lazy_interval: longest time that a ``lazy`` commit stays unsynced, in seconds.
         lock_timeout: longest wait for a row lock, or at opening for another process, in seconds; 0 never
             waits.
+        allow_damaged: open although a table of an LSM keyspace is missing or damaged; that keyspace raises
+            `CorruptionError`, the others work.
+        compaction_rate: bytes a second that compactions of LSM keyspaces write at most; 0 for no bound.
 
     Raises:
         TypeError: an option is of the wrong type.
@@ -180,11 +203,15 @@ class Options:
     transaction_budget: int = 256 * MIB
     lazy_interval: float = 0.1
     lock_timeout: float = 5.0
+    allow_damaged: bool = False
+    compaction_rate: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "durability", Durability.of(self.durability))
         _boolean("create", self.create)
         _boolean("read_only", self.read_only)
+        _boolean("allow_damaged", self.allow_damaged)
+        _bounded("compaction_rate", self.compaction_rate, 0, 1 << 46)
         _whole("page_size", self.page_size)
         if self.page_size not in PAGE_SIZES:
             sizes = ", ".join(str(size) for size in PAGE_SIZES)

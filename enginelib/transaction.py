@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from enginelib._native.engine.door import CoreTransaction
 from enginelib.keyspace import Keyspace
@@ -13,6 +13,7 @@ from enginelib.mapping import Bound, Pairs, RangeMapping, bounds, pairs_of
 if TYPE_CHECKING:
     from enginelib._native.engine.door import Buffer
     from enginelib.database import Database
+    from enginelib.options import KeyspaceOptions
 
 MISSING: Any = object()
 
@@ -53,12 +54,15 @@ class Transaction(CoreTransaction):
         """
         return Savepoint(self)
 
-    def create_keyspace(self, name: str, backend: str = "btree") -> Keyspace:  # type: ignore[override]
+    def create_keyspace(  # type: ignore[override]
+        self, name: str, backend: str = "btree", **options: Unpack[KeyspaceOptions]
+    ) -> Keyspace:
         """Makes a keyspace within this transaction; it exists for others once this commits.
 
         Args:
             name: its name, which no keyspace may bear yet.
-            backend: the kind of tree; ``"btree"``.
+            backend: the kind of tree: ``"btree"`` or ``"lsm"``.
+            options: of an LSM keyspace, see `KeyspaceOptions`.
 
         Returns:
             The keyspace.
@@ -67,7 +71,7 @@ class Transaction(CoreTransaction):
             ValueError: the name is taken, or not fit.
             NotSupported: the backend is not available.
         """
-        made: Keyspace = super().create_keyspace(Keyspace, name, backend)
+        made: Keyspace = super().create_keyspace(Keyspace, name, backend, dict(options))
         return made
 
     def __reduce__(self) -> NoReturn:

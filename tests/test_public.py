@@ -2,10 +2,10 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -106,9 +106,11 @@ def test_the_import_takes_less_than_100_ms():
     def best(text):
         times = []
         for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", text], check=True)
-            times.append(time.perf_counter() - began)
+            process = subprocess.Popen([sys.executable, "-c", text])
+            _, status, usage = os.wait4(process.pid, 0)  # its own time: others may keep the machine busy
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0
+            times.append(usage.ru_utime + usage.ru_stime)
         return min(times)
 
     took = best("import enginelib") - best("pass")

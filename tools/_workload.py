@@ -30,6 +30,7 @@ class Shape:
     keys: int
     largest: int
     bulk: int
+    lsm: float
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -48,7 +49,7 @@ class Shape:
         }
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
-        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6)
+        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)))
 
 
 @dataclass
@@ -155,9 +156,13 @@ class Driver:
     def upkeep(self) -> None:
         """Checkpoints and the like."""
         assert self.db is not None
-        kinds = ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync")
-        (what,) = self.rng.choices(kinds, (3, 4, 2, 2, 3, 1))
+        kinds = ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync", "seal", "flush", "compact", "settle")
+        lsm = 3 if self.shape.lsm else 0
+        (what,) = self.rng.choices((*kinds, "ingest"), (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm, lsm))
         self.note(what)
+        if what == "ingest":
+            self.ingest()
+            return
         if what == "checkpoint":
             self.db.checkpoint()
         elif what == "sync":
@@ -166,6 +171,35 @@ class Driver:
             self.db.step(what.split()[-1])
         if what in ("checkpoint", "step checkpoint", "sync", "lazy"):
             self.epochs[-1].survives(self.vfs.mutations, None, SYNC)
+
+    def ingest(self) -> None:
+        """Loads a few pairs into a committed LSM keyspace: a transaction of its own."""
+        assert self.db is not None
+        lsm = [name for name, _, backend in self.db.keyspace_rows() if backend == "lsm"]
+        if not lsm:
+            return
+        name = self.rng.choice(lsm)
+        keys = sorted({self.key() for _ in range(self.rng.randrange(1, 40))})
+        pairs = [(key, self.value()[:5000]) for key in keys]
+        data = dict(self.data)
+        data[self.names[name]] = {**data[self.names[name]], **dict(pairs)}
+        epoch = self.epochs[-1]
+        state = {other: data[id] for other, id in self.names.items()}
+        commit = epoch.began(self.vfs.mutations, SYNC, state)
+        self.note(f"ingest {len(pairs)} pairs into {name}")
+        try:
+            self.db.core_keyspace(CoreKeyspace, name, False).core_ingest(pairs, self.rng.random() < 0.5)
+        except errors.OutcomeUnknown:
+            raise
+        except errors.Error as error:
+            epoch.commits.pop()
+            epoch.states.pop()
+            if not isinstance(error, REFUSED):
+                raise
+            self.note(f"  refused: {type(error).__name__}")
+            return
+        epoch.ended(self.vfs.mutations, commit)
+        self.data = data
 
     def read_along(self) -> None:
         """A snapshot is held for a while, then must still show what it showed."""
@@ -283,7 +317,10 @@ class Driver:
                 self.note(f"create {name!r} in {one.txn.id}")
                 if name in one.names:
                     return
-                handle = one.txn.create_keyspace(CoreKeyspace, name)
+                if self.rng.random() < self.shape.lsm:
+                    handle = one.txn.create_keyspace(CoreKeyspace, name, "lsm", self.lsm_options())
+                else:
+                    handle = one.txn.create_keyspace(CoreKeyspace, name)
                 one.names[name] = handle.id
                 one.handles[handle.id] = handle
                 one.ops.append(("create", handle.id, name))
@@ -305,6 +342,15 @@ class Driver:
             self.refused(one, error)
         except (KeyError, ValueError) as error:
             raise Finding(f"the catalogue as a transaction sees it is wrong: {error}") from error
+
+    def lsm_options(self) -> dict[str, Any]:
+        """Of an LSM keyspace: tables as small as they may be."""
+        return {
+            "compaction": self.rng.choice(("leveled", "size_tiered")),
+            "memtable_size": 64 << 10,
+            "table_size": 64 << 10,
+            "bits_per_key": self.rng.choice((0, 10)),
+        }
 
     def handle(self, one: Open, name: str) -> CoreKeyspace | None:
         """A handle of a keyspace the transaction sees."""
@@ -390,7 +436,7 @@ class Driver:
             self.open.remove(one)
             one.txn.abort()
             raise
-        if count != len(gone):
+        if count is not None and count != len(gone):
             raise Finding(f"delete_range deleted {count} of the {len(gone)} keys it saw")
         one.ops.extend(("delete", one.names[name], key) for key in gone)
 

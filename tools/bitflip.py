@@ -3,8 +3,9 @@
     python tools/bitflip.py [--which clean|crashed|both] [--sample N] [--seed S] [--jobs 2] [--json]
     python tools/bitflip.py --which crashed --only log/0000000000001000.wal:77:3
 
-Every bit of every file, of a database that was closed and of one left by a crash. After each flip the database is
-opened, read whole in both directions, and verified. What may come of it: an error of enginelib's own, or a finding of
+Every bit of every file, of a database that was closed and of one left by a crash, each with keyspaces of both back
+ends and transactions that touch both. After each flip the database is opened, read whole in both directions, and
+verified. What may come of it: an error of enginelib's own, or a finding of
 ``verify``, or exactly what the database held. One exception (law 5): of the very last log group before a crash it
 cannot be told whether it is torn, so that its transaction may be missing. Never a wrong answer, never the death of
 the process: chunks run in processes of their own. Exit status 1 when anything is found.
@@ -40,7 +41,10 @@ OPTIONS = {
     "transaction_budget": 1 << 24,
     "durability": h.SYNC,
 }
+TREE = {"memtable_size": 64 << 10, "table_size": 64 << 10}
 CHUNK = 4000
+Changes = dict[str, list[tuple[bytes, bytes]]]
+Gone = dict[str, list[bytes]]
 STUCK = 60.0
 
 
@@ -48,33 +52,61 @@ def build(crashed: bool) -> tuple[dict[str, bytes], list[h.State]]:
     """A small database: its files, and the states it may show, the newest last."""
     vfs = FaultVfs()
     db = h.open_database(vfs, OPTIONS)
-    names = ["", "numbers", "words"]
-    tables = {name: db.core_keyspace(CoreKeyspace, name) for name in names[1:]}
+    names = ["", "events", "numbers", "words"]
+    tables = {
+        "events": db.core_keyspace(CoreKeyspace, "events", True, "lsm", TREE),
+        **{name: db.core_keyspace(CoreKeyspace, name) for name in names[2:]},
+    }
     state: h.State = {name: {} for name in names[1:]}
     states = []
 
-    def commit(name: str, pairs: list[tuple[bytes, bytes]], gone: tuple[bytes, ...] = ()) -> None:
+    def commit(changes: Changes, gone: Gone | None = None) -> None:
+        """One transaction, of one keyspace or of several."""
         with db.core_transaction(CoreTransaction) as txn:
-            txn.put_many(tables[name], pairs)
-            for key in gone:
-                txn.delete(tables[name], key)
-        state[name].update(pairs)
-        for key in gone:
-            del state[name][key]
+            for name, pairs in changes.items():
+                txn.put_many(tables[name], pairs)
+                state[name].update(pairs)
+            for name, keys in (gone or {}).items():
+                for key in keys:
+                    txn.delete(tables[name], key)
+                    del state[name][key]
         states.append({n: dict(rows) for n, rows in state.items()})
 
-    commit("numbers", [(b"%03d" % i, b"number %d, " % i * (1 + i % 5)) for i in range(60)])
-    commit("words", [(b"large", bytes(range(256)) * 9), (b"", b"empty key"), (b"empty value", b"")])
+    def delete_range(start: bytes, stop: bytes) -> None:
+        with db.core_transaction(CoreTransaction) as txn:
+            txn.delete_range(tables["events"], start, stop)
+        state["events"] = {k: v for k, v in state["events"].items() if not start <= k < stop}
+        states.append({n: dict(rows) for n, rows in state.items()})
+
+    def flush() -> None:
+        db.step("seal")
+        db.step("flush")
+
+    commit({"numbers": [(b"%03d" % i, b"number %d, " % i * (1 + i % 5)) for i in range(60)]})
+    commit({"words": [(b"large", bytes(range(256)) * 9), (b"", b"empty key"), (b"empty value", b"")]})
+    for turn in range(4):  # a level below the first, and a run above it
+        commit({"events": [(b"%03d" % i, b"event %d " % i * (1 + turn)) for i in range(turn, 40, 3)]})
+        flush()
+    db.step("compact")
+    db.step("settle")
+    commit({"events": [(b"large", bytes(range(256)) * 20), (b"", b"empty key"), (b"empty value", b"")]}, {"events": [b"004"]})
+    delete_range(b"010", b"013")
+    flush()
     db.checkpoint()
-    commit("numbers", [(b"%03d" % i, b"again %d" % i) for i in range(0, 60, 7)], (b"001", b"002"))
+    commit({"numbers": [(b"%03d" % i, b"again %d" % i) for i in range(0, 60, 7)]}, {"numbers": [b"001", b"002"]})
     if crashed:
         db.checkpoint()
         for i in range(4):
-            commit("numbers", [(b"%03d" % (100 + i), b"after the checkpoint" * 3)], (b"%03d" % (10 + i),))
-        commit("words", [(b"larger", b"0123456789" * 130)])
-        commit("words", [(b"last", b"of all")])
+            new = (b"%03d" % (100 + i), b"after the checkpoint" * 3)
+            commit({"numbers": [new], "events": [new]}, {"numbers": [b"%03d" % (10 + i)], "events": [b"%03d" % (20 + i)]})
+            if i == 1:
+                flush()
+        delete_range(b"030", b"034")
+        commit({"words": [(b"larger", b"0123456789" * 130)], "events": [(b"larger", b"0123456789" * 130)]})
+        commit({"words": [(b"last", b"of all")], "events": [(b"last", b"of all")]})
         open_txn = db.core_transaction(CoreTransaction)
         open_txn.put(tables["words"], b"never", b"committed")
+        open_txn.put(tables["events"], b"never", b"committed")
         files = vfs.files(durable=True)
         db.abandon()
         return files, states[-2:]
@@ -87,6 +119,8 @@ class Flipper:
 
     def __init__(self, which: str) -> None:
         self.files, self.states = build(which == "crashed")
+        if self.files[f"{h.DATABASE}/LOCK"]:
+            self.files[f"{h.DATABASE}/LOCK"] = b"12345 localhost\n"  # not of this process, which is one of several
         self.base = FaultVfs()
         for path, content in self.files.items():
             self.base.put_file(path, content)

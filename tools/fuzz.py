@@ -1,10 +1,17 @@
 """Feeds damaged and hostile bytes to the decoders, with the checksums put right so that they get past the first check.
 
     python tools/fuzz.py [--minutes M] [--count N] [--seed S]
+    python tools/fuzz.py --guided [--target layout|log|pages|tables|edits|all] [--minutes M] [--seed S] [--work FOLDER]
+    python tools/fuzz.py --replay FILE --target T [--work FOLDER]
 
-Targets, in turn: packed pages (layout), log groups with a right checksum, superblocks with a right checksum, and whole databases with any bytes
+Blind, the first form. Targets, in turn: packed pages (layout), log groups and superblocks with a right checksum, and whole databases with any bytes
 changed. What may come of it is an answer or an error of enginelib's own; anything else, above all the death of the process, is a finding.
 Meant for a build with sanitizers: ENGINELIB_BUILD=asan, run with the compiler's libasan preloaded.
+
+Guided, the second: libFuzzer, with coverage of the core and with sanitizers, which clang is needed for; M minutes for each target (``_guided.py`` says what
+they are). The build, the corpus and what was found are kept in FOLDER, ``build/fuzz`` unless told: a later run begins with the corpus. A finding is
+the death of the process, a report of a sanitizer, a hang (5 seconds), an allocation beyond 1,700 MB, memory that is kept from run to run, or an exception
+that is not enginelib's. The third form runs one input again.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import _drive
 import _history as h
 import bitflip
 from enginelib._native.base.checksum import crc32c_of
@@ -28,7 +36,7 @@ from enginelib._native.page.layout_door import check, pack, unpack
 
 import enginelib
 
-ALLOWED = (enginelib.Error, ValueError, KeyError, MemoryError, FileNotFoundError)
+ALLOWED = (enginelib.Error,)
 SUPERBLOCK = 4096
 SEGMENT_HEADER, GROUP_HEADER = 64, 32
 
@@ -122,7 +130,20 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--count", type=int, default=None)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--guided", action="store_true", help="by coverage, under sanitizers")
+    parser.add_argument("--target", choices=(*_drive.TARGETS, "all"), default="all")
+    parser.add_argument("--work", type=Path, default=_drive.HERE.parent / "build" / "fuzz")
+    parser.add_argument("--only", default="", help="instrument these modules only, as ENGINELIB_ONLY does")
+    parser.add_argument("--replay", type=Path, help="an input that guided fuzzing kept")
     args = parser.parse_args()
+    work = args.work.resolve()
+    if args.replay:
+        code, _ = _drive.worker(work, args.target, "replay", str(args.replay.resolve()), log=work / "log" / "replay.log")
+        print((work / "log" / "replay.log").read_text(errors="replace"), f"status {code}", sep="")
+        return 1 if code else 0
+    if args.guided:
+        targets = _drive.TARGETS if args.target == "all" else (args.target,)
+        return _drive.campaign(targets, work, args.minutes, args.seed, args.only)
     rng = random.Random(args.seed)
     bases = [bitflip.build(False)[0], bitflip.build(True)[0]]
     pages = [

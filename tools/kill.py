@@ -3,9 +3,10 @@
     python tools/kill.py --rounds 200 --seed 1 [--threads 4] [--keep DIRECTORY]
 
 Each round starts a process whose threads commit with durability ``sync`` and ``os`` and tell of it over a pipe; it is
-killed at a random moment: while it writes, while it takes checkpoints, while it recovers from the last kill. Then the
-database is opened: every acknowledged transaction must be there whole, none in part, and ``verify`` clean. All
-rounds use one directory, so that log segments are recycled. Exit status 1 when anything is found.
+killed at a random moment: while it writes, loads in bulk or merges tables, while it takes checkpoints, while it
+recovers from the last kill. Every transaction changes a B-tree and an LSM-tree. Then the database is opened: every
+acknowledged transaction must be there whole, in both trees, none in part, and ``verify`` clean. All rounds use one
+directory, so that log segments are recycled. Exit status 1 when anything is found.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from _writer import GROUP, OPTIONS, rows
+from _writer import GROUP, LOAD, OPTIONS, rows, spaces
 
 import enginelib
 
@@ -45,6 +46,7 @@ class Campaign:
         self.threads = threads
         self.acknowledged = [0] * threads
         self.begun = [0] * threads
+        self.loaded = [0, 0]  # the newest bulk load acknowledged, and begun
         self.commits = 0
         self.in_recovery = 0
 
@@ -94,17 +96,25 @@ class Campaign:
             elif words[:1] == [b"a"]:
                 self.acknowledged[int(words[1])] = int(words[2])
                 self.commits += 1
+            elif words[:1] == [b"lb"]:
+                self.loaded[1] = int(words[1])
+            elif words[:1] == [b"la"]:
+                self.loaded[0] = int(words[1])
 
     def look(self) -> None:
         """Opens the database and compares; a copy of what the kill left is kept until the next time."""
         shutil.rmtree(self.directory + ".left", ignore_errors=True)
         shutil.copytree(self.directory, self.directory + ".left")
         with contextlib.closing(enginelib.Database(self.directory, background=False, **OPTIONS)) as db:
+            tables = spaces(db)
             with db.transaction(read_only=True) as txn:
-                groups = dict(txn.scan(db.keyspace("groups")))
-                history = dict(txn.scan(db.keyspace("history")))
+                groups, history, lsm_groups, lsm_history, loaded = (dict(txn.scan(table)) for table in tables.values())
+            if groups != lsm_groups or history != lsm_history:
+                raise Finding(f"the trees differ: {sorted(set(groups.items()) ^ set(lsm_groups.items()))[:3]}, "
+                              f"{sorted(set(history.items()) ^ set(lsm_history.items()))[:3]}")  # fmt: skip
             for thread in range(self.threads):
                 self.check(thread, groups, history)
+            self.check_load(loaded)
             extra = set(groups) - {key for t in range(self.threads) for key, _ in rows(t, 0)}
             if extra:
                 raise Finding(f"keys from nowhere: {sorted(extra)[:5]}")
@@ -133,6 +143,14 @@ class Campaign:
         if kept != list(range(max(1, number - 49), number + 1)):
             raise Finding(f"thread {thread}: history {kept} does not lead up to {number}")
         self.acknowledged[thread] = self.begun[thread] = number
+
+    def check_load(self, loaded: dict[bytes, bytes]) -> None:
+        """The bulk-loaded rows: all of one load, between the last acknowledged and the last begun."""
+        numbers = {int(value) for value in loaded.values()} or {0}
+        low, high = self.loaded[0], max(self.loaded)
+        if len(numbers) > 1 or len(loaded) not in (0, LOAD) or not low <= min(numbers) <= high:
+            raise Finding(f"bulk load {low} was acknowledged, {high} begun; found {len(loaded)} rows of {sorted(numbers)}")
+        self.loaded = [min(numbers)] * 2
 
 
 def main(argv: list[str] | None = None) -> int:

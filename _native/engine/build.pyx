@@ -2,6 +2,7 @@
 import sys
 
 from ..base.checksum import implementation
+from ..index.compress import libraries
 
 cdef extern from *:
     """
@@ -27,12 +28,13 @@ cdef extern from *:
 
 
 def build_info():
-    """A dict: build mode, compiler, checksum implementation in use, Python, platform."""
+    """A dict: build mode, compiler, checksum implementation in use, versions of the compression libraries (or None), Python, platform."""
     import platform
     return {
         "build": EL_BUILD.decode(),
         "compiler": EL_COMPILER.decode(),
         "checksum": implementation(),
+        **libraries(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
     }

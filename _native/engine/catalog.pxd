@@ -13,6 +13,6 @@ cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row)
 cdef bytes catalog_row(CoreTransaction txn, str name)
 cdef list catalog_rows(CoreTransaction txn)
 # ValueError for a name that is taken, KeyError for one that is not there.
-cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend)
+cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend, dict options)
 cdef int drop_keyspace(CoreTransaction txn, str name) except -1
 cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1

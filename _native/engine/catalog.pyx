@@ -1,38 +1,49 @@
 """Keyspaces by name: see catalog.pxd."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
-from libc.string cimport memset
-from ..base.coding cimport get32, put32
+from ..base.coding cimport get32
 from ..base.latch cimport latch_enter, latch_unlock
-from ..base.status cimport OK, AGAIN, E_USAGE, fail, raise_status
+from ..base.status cimport OK, AGAIN, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.status import registered_errors
-from ..index.btree cimport BTree
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, TREE_DROPPING
+from ..index.btree cimport MAX_BATCH, BTree
+from ..index.lsm cimport LsmTree
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, TREE_DROPPING, row_valid
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
+from .lsmtree cimport options_row
 from .recovery cimport make_tree
 from .steps cimport raise_lacking
 from .txnhandle cimport CoreTransaction
 
 cdef enum:
-    BTREE_BACKEND = 0
+    LONGEST_NAME = 255          # bytes in UTF-8
 
 
 cdef bytes encode_name(str name):
     cdef bytes encoded = name.encode()
-    if not 1 <= len(encoded) <= 255:
-        raise ValueError(f"a keyspace's name takes 1 to 255 bytes in UTF-8; {name[:40]!r} takes {len(encoded)}")
+    if not 1 <= len(encoded) <= LONGEST_NAME:
+        raise ValueError(f"a keyspace's name takes 1 to {LONGEST_NAME} bytes in UTF-8; {name[:40]!r} takes {len(encoded)}")
     return encoded
 
 
 cdef CoreKeyspace bind(CoreKeyspace k, CoreDatabase db, str name, uint32_t id):
     """Makes a bare handle one of the live keyspace `id`."""
-    cdef BTree tree = <BTree>db.engine.txns.trees[id].tree
+    cdef BTree tree
+    cdef LsmTree store
     k.database = db
     k.engine = db.engine
     k.m = db.engine.txns
     k.name = name
     k.id = id
+    k.lsm = db.engine.txns.trees[id].lsm
+    if k.lsm:
+        store = <LsmTree>db.engine.txns.trees[id].tree
+        k.backend = "lsm"
+        k.max_key = store.max_key
+        k.max_inline = store.max_inline
+        k.max_batch = MAX_BATCH
+        return k
+    tree = <BTree>db.engine.txns.trees[id].tree
     k.backend = "btree"
     k.max_key = tree.max_key
     k.max_inline = tree.max_inline
@@ -52,23 +63,49 @@ cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row):
     return bind(cls.__new__(cls), db, name, id)
 
 
+cdef bytes checked_row(bytes row):
+    """A row as it was read, which may be anything; None stays None."""
+    if row is not None and not row_valid(PyBytes_AS_STRING(row), PyBytes_GET_SIZE(row)):
+        raise_status(fail_corrupt("pages.dat", -1, "a row of the catalogue", CATALOG_ROW, PyBytes_GET_SIZE(row)))
+    return row
+
+
+cdef str decode_name(bytes encoded):
+    try:
+        if 1 <= len(encoded) <= LONGEST_NAME:
+            return encoded.decode()
+    except UnicodeDecodeError:
+        pass
+    raise_status(fail_corrupt("pages.dat", -1, "the name of a keyspace", LONGEST_NAME, PyBytes_GET_SIZE(encoded)))
+
+
 cdef bytes catalog_row(CoreTransaction txn, str name):
-    return txn.get(catalog_of(txn.database), encode_name(name), None)
+    return checked_row(txn.get(catalog_of(txn.database), encode_name(name), None))
 
 
 cdef list catalog_rows(CoreTransaction txn):
-    return [((<bytes>k).decode(), get32(PyBytes_AS_STRING(<bytes>v)), "btree") for k, v in txn.scan(catalog_of(txn.database))]
+    rows = []
+    for key, value in txn.scan(catalog_of(txn.database)):
+        row = checked_row(value)
+        rows.append((decode_name(key), get32(PyBytes_AS_STRING(row)), "lsm" if row[4] == LSM_BACKEND else "btree"))
+    return rows
 
 
-cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend):
+cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend, dict options):
     cdef Engine e = txn.engine
     cdef TxnManager m = txn.m
-    cdef uint32_t id
-    cdef char row[CATALOG_ROW]
+    cdef object id
+    cdef bytes row
     cdef CoreKeyspace catalog = catalog_of(txn.database)
     cdef Lack lack
-    if backend != "btree":
-        raise registered_errors()["NotSupported"](f"backend {backend!r} does not exist; backends are: 'btree'")
+    if backend == "btree":
+        if options:
+            raise TypeError(f"a B-tree keyspace has no option {next(iter(options))!r}")
+        row = bytes(CATALOG_ROW)
+    elif backend == "lsm":
+        row = options_row(options or {})
+    else:
+        raise registered_errors()["NotSupported"](f"backend {backend!r} does not exist; backends are: 'btree' and 'lsm'")
     encoded = encode_name(name)
     lack_init(&lack)
     txn.ready(catalog)
@@ -83,12 +120,10 @@ cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend
     latch_unlock(&e.latch)
     if status != OK:
         raise_status(status)
-    make_tree(m, id, txn.t)
-    memset(row, 0, CATALOG_ROW)
-    put32(row, id)
-    row[4] = BTREE_BACKEND
+    row = id.to_bytes(4, "little") + row[4:]
+    make_tree(m, id, txn.t, row)
     try:
-        txn.change(OP_PUT, catalog, encoded, row[:CATALOG_ROW], &lack)
+        txn.change(OP_PUT, catalog, encoded, row, &lack)
     except BaseException:
         latch_enter(&e.latch)
         m.trees[id].created_by = NULL
@@ -96,7 +131,7 @@ cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend
         m.dropping += 1
         latch_unlock(&e.latch)
         raise
-    return keyspace_handle(txn.database, cls, name, row[:CATALOG_ROW])
+    return keyspace_handle(txn.database, cls, name, row)
 
 
 cdef int drop_keyspace(CoreTransaction txn, str name) except -1:

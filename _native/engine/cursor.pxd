@@ -2,6 +2,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from ..index.btree cimport BTree, Path
+from ..index.merge cimport MergeCursor
 from ..txn.transaction cimport Lack
 from .handles cimport CoreKeyspace
 from .txnhandle cimport CoreTransaction
@@ -27,8 +28,10 @@ cdef class CoreCursor:
     cdef uint64_t writes            # of the transaction, when the batch was fetched
     cdef int at
     cdef int count
+    cdef MergeCursor* merge         # over an LSM-tree: made by the first fetch
     cdef char* place                # last key gone through by a fetch that has found nothing yet,
     cdef Py_ssize_t passed          # and its length; -1: none
+    cdef bint halted                # it has not been gone through, but is the next to be looked at
     cdef PyObject* keys[LARGEST_BATCH]
     cdef PyObject* values[LARGEST_BATCH]
     cdef uint64_t blob_pids[LARGEST_BATCH]       # 0, or a large value to be fetched: values[i] is NULL, its length in blob_lengths
@@ -36,5 +39,9 @@ cdef class CoreCursor:
 
     cdef void discard(self)
     cdef int refill(self) except -1
+    cdef int bearing(self, const char** key, size_t* klen) noexcept
     cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept
+    cdef int fetch_lsm(self, int wanted, Lack* lack) noexcept
+    cdef void halt(self, Lack* lack) noexcept
+    cdef int keep(self, const char* key, size_t klen, const char* value, size_t vlen) noexcept
     cdef int fetch(self, int wanted, Lack* lack) noexcept

@@ -7,15 +7,19 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from ..base.coding cimport get64, compare_bytes
 from ..base.latch cimport latch_enter, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_NOMEM, E_THREAD, E_TXN_CLOSED, fail, raise_status
 from ..index.btree cimport BTree, Path, Cell, SEEK_GE, SEEK_GT, SEEK_LE, SEEK_LT
+from ..index.lsm cimport LsmTree
+from ..index.merge cimport merge_free, merge_new, merge_next, merge_start
 from ..index.node cimport node_count, node_prefix, node_suffix, node_value, node_key_copy
+from ..index.sstable cimport block_need_unpin
 from ..page.pool cimport Frame
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
+from ..txn.lsmops cimport lsm_mark, wall_of
 from ..txn.versions cimport TXN_ACTIVE
 from .handles cimport CoreKeyspace
 from .txnhandle cimport CoreTransaction
@@ -73,6 +77,7 @@ cdef class CoreCursor:
     def __dealloc__(self):
         self.discard()
         free(self.place)
+        merge_free(self.merge)
 
     def __iter__(self):
         return self
@@ -118,10 +123,11 @@ cdef class CoreCursor:
             drop(key)
             return one
         if pid:
-            one = self.txn.large(pid, length)
-            pair = (<object>key, one) if self.keys_wanted else one
-            drop(key)
-            return pair
+            try:
+                one = self.txn.large(pid, length)
+                return (<object>key, one) if self.keys_wanted else one
+            finally:
+                drop(key)
         if not self.keys_wanted:
             one = <object>value
             drop(value)
@@ -143,6 +149,7 @@ cdef class CoreCursor:
         lack_init(&lack)
         self.at = self.count = 0
         self.passed = -1
+        self.halted = False
         while True:
             latch_enter(m.latch)
             status = self.txn.still()
@@ -155,9 +162,9 @@ cdef class CoreCursor:
             if status == OK:
                 status = m.readable(self.txn.t, self.keyspace.id)
             if status == OK:
-                status = self.fetch(wanted, &lack)
+                status = self.fetch_lsm(wanted, &lack) if self.keyspace.lsm else self.fetch(wanted, &lack)
             self.writes = self.txn.t.writes
-            if status != AGAIN and lack.need.pinned:
+            if status != AGAIN and lack.held:
                 m.settle(&lack)
             latch_unlock(m.latch)
             if status != AGAIN:
@@ -175,18 +182,104 @@ cdef class CoreCursor:
                 self.batch = self.batch * 4 if self.batch * 4 < LARGEST_BATCH else LARGEST_BATCH
         return self.count
 
-    cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept:
+    cdef int bearing(self, const char** key, size_t* klen) noexcept:
+        """Where the next fetch begins: the key (NULL: the very end), and how it is sought."""
         if self.passed >= 0:
-            return tree.seek(self.place, self.passed, SEEK_LT if self.reverse else SEEK_GT, path, &lack.need)
+            key[0] = self.place
+            klen[0] = self.passed
+            if self.halted:
+                return SEEK_LE if self.reverse else SEEK_GE
+            return SEEK_LT if self.reverse else SEEK_GT
         if self.last is not None:
-            return tree.seek(PyBytes_AS_STRING(self.last), PyBytes_GET_SIZE(self.last), SEEK_LT if self.reverse else SEEK_GT, path, &lack.need)
+            key[0] = PyBytes_AS_STRING(self.last)
+            klen[0] = PyBytes_GET_SIZE(self.last)
+            return SEEK_LT if self.reverse else SEEK_GT
+        key[0] = NULL
+        klen[0] = 0
         if self.reverse:
-            if self.upper is not None:
-                return tree.seek(PyBytes_AS_STRING(self.upper), PyBytes_GET_SIZE(self.upper), SEEK_LT, path, &lack.need)
-            return tree.seek(NULL, 0, SEEK_LE, path, &lack.need)
+            if self.upper is None:
+                return SEEK_LE
+            key[0] = PyBytes_AS_STRING(self.upper)
+            klen[0] = PyBytes_GET_SIZE(self.upper)
+            return SEEK_LT
         if self.lower is not None:
-            return tree.seek(PyBytes_AS_STRING(self.lower), PyBytes_GET_SIZE(self.lower), SEEK_GE, path, &lack.need)
-        return tree.seek(NULL, 0, SEEK_GE, path, &lack.need)
+            key[0] = PyBytes_AS_STRING(self.lower)
+            klen[0] = PyBytes_GET_SIZE(self.lower)
+        return SEEK_GE
+
+    cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept:
+        cdef const char* key
+        cdef size_t klen
+        cdef int mode = self.bearing(&key, &klen)
+        return tree.seek(key, klen, mode, path, &lack.need)
+
+    cdef int keep(self, const char* key, size_t klen, const char* value, size_t vlen) noexcept:
+        """Latch held: the record joins the batch."""
+        cdef PyObject* k = new_bytes(key, <Py_ssize_t>klen)
+        if k == NULL:
+            return fail(E_NOMEM, b"no memory for a batch of records")
+        self.keys[self.count] = k
+        self.values[self.count] = NULL
+        self.blob_pids[self.count] = 0
+        if self.values_wanted:
+            self.values[self.count] = new_bytes(value, <Py_ssize_t>vlen)
+            if self.values[self.count] == NULL:
+                drop(k)
+                return fail(E_NOMEM, b"no memory for a batch of records")
+        self.count += 1
+        return OK
+
+    cdef int fetch_lsm(self, int wanted, Lack* lack) noexcept:
+        """As fetch, over an LSM-tree."""
+        cdef TxnManager m = self.txn.m
+        cdef LsmTree tree = <LsmTree>m.trees[self.keyspace.id].tree
+        cdef const char* key
+        cdef const char* edge = NULL
+        cdef size_t klen, edge_len = 0
+        cdef int64_t bytes_left = BATCH_BYTES
+        cdef int status, order, mode = self.bearing(&key, &klen)
+        if self.merge == NULL:
+            self.merge = merge_new()
+            if self.merge == NULL:
+                return E_NOMEM
+        if self.reverse:
+            if self.lower is not None:
+                edge = PyBytes_AS_STRING(self.lower)
+                edge_len = PyBytes_GET_SIZE(self.lower)
+        elif self.upper is not None:
+            edge = PyBytes_AS_STRING(self.upper)
+            edge_len = PyBytes_GET_SIZE(self.upper)
+        status = merge_start(self.merge, tree, key, klen, mode, self.reverse, self.values_wanted, self.txn.t.snapshot, lsm_mark(self.txn.t),
+                             wall_of(m, self.txn.t) if tree.options.ttl else 0, &lack.blocks)
+        while status == OK:
+            status = merge_next(self.merge, tree, &lack.blocks)
+            if status != OK:
+                break
+            if edge != NULL:
+                order = compare_bytes(self.merge.entry.key, self.merge.entry.klen, edge, edge_len)
+                if (order < 0) if self.reverse else (order >= 0):
+                    return ABSENT
+            status = self.keep(self.merge.entry.key, self.merge.entry.klen, self.merge.entry.value, self.merge.entry.vlen)
+            bytes_left -= <int64_t>self.merge.entry.klen + self.merge.entry.vlen
+            if self.count == wanted or bytes_left <= 0:
+                return status
+        if status == AGAIN and self.count:
+            return OK
+        if status == AGAIN and self.merge.begun:
+            self.halt(lack)
+        return status
+
+    cdef void halt(self, Lack* lack) noexcept:
+        """Nothing visible was found before a block was lacking: the next attempt begins where this one halted, and needs no other blocks than those there."""
+        cdef size_t klen = self.merge.entry.klen
+        if self.place == NULL:
+            self.place = <char*>malloc(KEY_ROOM)
+        if self.place == NULL or self.passed == <Py_ssize_t>klen and memcmp(self.place, self.merge.keybuf, klen) == 0:
+            return
+        memcpy(self.place, self.merge.keybuf, klen)
+        self.passed = klen
+        self.halted = True
+        block_need_unpin(self.txn.m.pool, &lack.blocks)
 
     cdef int fetch(self, int wanted, Lack* lack) noexcept:
         """Latch held. OK: a batch, perhaps cut short; ABSENT: a batch, perhaps empty, and the range's end; AGAIN with an empty batch."""

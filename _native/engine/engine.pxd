@@ -2,6 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from ..base.latch cimport Latch, Condition
 from ..base.vfs cimport Vfs
+from ..index.compaction cimport Work
 from ..log.writer cimport LogWriter
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore, Superblock
@@ -50,10 +51,20 @@ cdef class Engine:
     cdef bint has_thread
     cdef bint poked
     cdef bint reaping
+    cdef bint names_stale               # the log's table of names could not be renewed: the next commit tries again
     cdef uint64_t poked_lsn
     cdef Condition wake
     cdef pthread_t thread
     cdef int64_t last_lazy_flush
+    cdef pthread_t flush_thread         # LSM-trees' threads
+    cdef pthread_t compact_thread
+    cdef bint flusher
+    cdef bint compacter
+    cdef Work flush_work
+    cdef Work compact_work
+    cdef bint never                     # what a flush's `stop` points to: it is always worth finishing
+    cdef int hold_files                 # backups under way: no table may go
+    cdef readonly bint allow_damaged
     cdef int background_status          # of the newest background checkpoint
     cdef uint64_t background_failures
 
@@ -73,7 +84,7 @@ cdef class Engine:
     cdef bint work_waits(self) noexcept nogil                # latch
     cdef int work_once(self) noexcept nogil                  # latch (released meanwhile)
 
-    cdef void poke(self) noexcept nogil
+    cdef void poke(self) noexcept nogil                      # latch: the background thread has something to do
     cdef bint foreign_process(self) noexcept nogil
 
 cdef uint64_t fork_counter() noexcept nogil

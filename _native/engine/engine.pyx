@@ -26,9 +26,12 @@ from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
-from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_DROPPING, CATALOG, CATALOG_ROW
+from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
 from .checkpoint cimport take_checkpoint, shrink
+from ..index.lsm cimport LsmTree
+from .lsmredo cimport lsmredo_free
+from .lsmwork cimport flush_all, reap_some, release_tree, remove_orphans, seal_laggards, start_workers, stop_workers
 from .recovery cimport Recovered, replay, roll_back_losers
 
 cdef extern from "<pthread.h>" nogil:
@@ -59,6 +62,11 @@ cdef uint64_t fork_counter() noexcept nogil:
     return forks
 
 
+cdef int spare_processors() except -1:
+    """Processors that this process may use, less one."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) - 1
+
+
 cdef void* background_entry(void* engine) noexcept nogil:
     (<Engine>engine).background_loop()
     return NULL
@@ -73,6 +81,9 @@ cdef class Engine:
         self.lock_handle = -1
         self.fork_count = forks
         self.checkpoint_state.log_pin = <uint64_t>-1
+        self.flush_work.latch = self.compact_work.latch = &self.latch
+        self.flush_work.stop = &self.never
+        self.compact_work.stop = &self.stopping
         self.log_pins = {}
 
     def __dealloc__(self):
@@ -84,11 +95,13 @@ cdef class Engine:
 
     def open(self, str path, *, uint32_t page_size, uint64_t cache_size, uint64_t segment_size, uint64_t log_buffer, uint64_t checkpoint_bytes,
              uint64_t version_budget, uint64_t transaction_budget, int durability, double lazy_interval, double lock_timeout, bint read_only=False,
-             bint create=True, bint background=True, Vfs vfs=None):
+             bint create=True, bint background=True, bint allow_damaged=False,
+             uint64_t compaction_rate=0, Vfs vfs=None):
         """Opens the database directory `path` (or ":memory:"); see CoreDatabase for the options."""
         cdef int kind = 0, status
         cdef Recovered r
         cdef bint fresh = False
+        memset(&r, 0, sizeof(Recovered))
         self.in_memory = path == ":memory:"
         if vfs is None:
             vfs = MemoryVfs() if self.in_memory else RealVfs()
@@ -104,6 +117,8 @@ cdef class Engine:
         self.checkpoint_bytes = checkpoint_bytes
         self.segment_size = segment_size
         self.log_buffer = log_buffer
+        self.allow_damaged = allow_damaged
+        self.compact_work.rate = compaction_rate
         status = vfs.kind(self.directory, &kind)
         if status == OK and kind == KIND_NONE and not (create and not read_only):
             raise FileNotFoundError(2, "no such database; open it with create=True to make one", path)
@@ -138,6 +153,10 @@ cdef class Engine:
             self.txns.log = self.log
             self.txns.store = self.store
             self.txns.pool = self.pool
+            self.txns.vfs = vfs
+            self.txns.lsm_directory = self.directory + b"/lsm"
+            self.txns.lsm_helpless = True
+            self.txns.lsm_own = self.flush_work
             self.txns.version_budget = version_budget
             self.txns.transaction_budget = transaction_budget
             self.txns.read_only = read_only
@@ -147,7 +166,8 @@ cdef class Engine:
             if status != OK:
                 raise_status(status)
             self.fields = self.store.sb
-            replay(self.txns, vfs, self.log_dir, segment_size, &r)
+            replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
+            self.open_tables()
             r.settle_micros = -monotonic_micros()
             if not read_only:
                 self.start_log(&r)
@@ -157,6 +177,7 @@ cdef class Engine:
             roll_back_losers(self.txns, &r)
             if not read_only:
                 self.finish_open(<size_t>&r, fresh)
+                remove_orphans(self)
             self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "log_bytes": r.bytes,
                              "created": bool(fresh), "end_lsn": r.end_lsn,
                              "seconds": {"analysis": r.analysis_micros / 1e6, "redo": r.redo_micros / 1e6, "log": r.settle_micros / 1e6,
@@ -165,8 +186,20 @@ cdef class Engine:
             if background and not read_only:
                 self.start_thread()
         except BaseException:
+            lsmredo_free(&r.lsm)
             self.release_files()
             raise
+
+    def open_tables(self):
+        """Opens the sorted tables of every LSM-tree; one that is missing or damaged is an error, or with allow_damaged its keyspace's alone."""
+        cdef uint32_t i
+        cdef int status
+        for i in range(1, self.txns.next_keyspace):
+            # Of one whose drop is committed some files may be gone already.
+            if self.txns.trees[i].tree != NULL and self.txns.trees[i].lsm and self.txns.trees[i].state == TREE_LIVE:
+                status = (<LsmTree>self.txns.trees[i].tree).open_tables(self.allow_damaged)
+                if status != OK:
+                    raise_status(status)
 
     cdef object lock_directory(self, double timeout):
         """One writing process: an flock on LOCK, whose text names the holder. Readers take byte locks of their own instead."""
@@ -224,7 +257,7 @@ cdef class Engine:
             found.append(<bytes>name)
             name += len(found[i]) + 1
         free(names)
-        strangers = [n for n in found if n not in (b"LOCK", b"log", b"pages.new")]
+        strangers = [n for n in found if n not in (b"LOCK", b"log", b"lsm", b"pages.new")]
         if strangers:
             raise_status(fail(E_NOT_DATABASE, b"the directory holds other files and no database: name an empty or a new directory"))
         if b"log" in found and b"pages.new" not in found and self.segments():
@@ -308,6 +341,7 @@ cdef class Engine:
         if fresh:
             status = self.vfs.rename(self.directory + b"/pages.new", self.pages_path)
             if status == OK:
+                self.store.renamed(self.pages_path)
                 status = self.vfs.sync_dir(self.directory)
             if status != OK:
                 raise_status(status)
@@ -384,6 +418,7 @@ cdef class Engine:
                 condition_wait(&self.changed, &self.latch, 100000)
             latch_unlock(&self.latch)
         self.stop_thread()
+        self.stopping = False                # what is left to do is done here
         if not self.read_only and checkpoint:
             with nogil:
                 latch_lock(&self.latch)
@@ -408,7 +443,11 @@ cdef class Engine:
                     if status == OK:
                         status = self.drop_trees()
                     if status == OK:
+                        status = flush_all(self, &self.flush_work)
+                    if status == OK:
                         status = self.checkpoint_now(True)
+                    if status == OK:
+                        status = reap_some(self)
                 latch_unlock(&self.latch)
         self.release_files()
         if status != OK:
@@ -433,6 +472,7 @@ cdef class Engine:
             raise RuntimeError("the background thread could not be started")
         self.has_thread = True
         self.background = True
+        start_workers(self)
 
     def stop_thread(self):
         """Stops and joins the background thread, if there is one in this process."""
@@ -444,6 +484,7 @@ cdef class Engine:
             condition_broadcast(&self.wake)
             latch_unlock(&self.latch)
             pthread_join(self.thread, NULL)
+        stop_workers(self)
         self.has_thread = False
         self.background = False
 
@@ -499,6 +540,16 @@ cdef class Engine:
         lack_init(&lack)
         for i in range(1, self.txns.next_keyspace):
             if self.txns.trees[i].state != TREE_DROPPING or self.txns.trees[i].drop_ts > clock_horizon(&self.txns.clock):
+                continue
+            if self.txns.trees[i].lsm:
+                status = release_tree(self, i)
+                if status == OK:
+                    self.txns.trees[i].state = TREE_NONE
+                    self.txns.trees[i].tree = NULL
+                    self.txns.trees[i].lsm = False
+                    self.txns.dropping -= 1
+                elif status == AGAIN:
+                    status = OK
                 continue
             while status == OK:
                 status = (<BTree>self.txns.trees[i].tree).destroy_some(DESTROY_STEP, &lack.need)
@@ -564,6 +615,14 @@ cdef class Engine:
         self.log.set_names(<const uint8_t*><char*>encoded, n)
         latch_unlock(&self.latch)
 
+    def renew_names(self):
+        """As refresh_names, for a commit that is done and cannot fail any more."""
+        try:
+            self.refresh_names()
+            self.names_stale = False
+        except Exception:
+            self.names_stale = True
+
     def pin_log(self, uint64_t lsn):
         """Keeps the log from `lsn` on until unpin_log(the token returned); waits for what is being let go of."""
         cdef bint under_way
@@ -626,7 +685,7 @@ cdef class Engine:
                 i = path.slots[path.depth - 1]
                 value = node_value(page, i, &flags, &vlen)
                 n = node_prefix_len(page) + node_suffix_len(page, i)
-                if n == 0 or n > 255 or flags & VALUE_BLOB or vlen != (0 if flags & VALUE_GHOST else CATALOG_ROW):
+                if n == 0 or n > 255 or flags & VALUE_BLOB or not (vlen == 0 if flags & VALUE_GHOST else row_valid(value, vlen)):
                     status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, vlen)
                 else:
                     node_key_copy(page, i, key)
@@ -671,6 +730,9 @@ cdef class Engine:
             if status == OK:
                 status = s
             if self.log.end_lsn - self.checkpoint_state.lsn > self.checkpoint_bytes and not self.checkpointing:
+                s = seal_laggards(self, self.checkpoint_state.lsn)
+                if status == OK:
+                    status = s
                 s = self.checkpoint_now(False)
                 if status == OK:
                     status = s
@@ -690,7 +752,7 @@ cdef class Engine:
                     self.txns.publish()
                 self.last_lazy_flush = monotonic_micros()
                 wait = self.lazy_interval
-            if not self.poked:
+            if not self.poked and not self.stopping:       # either may have come while the flush had let the latch go
                 # With nothing lazy outstanding there is nothing to wake up for.
                 condition_wait(&self.wake, &self.latch, wait if self.log.synced_lsn < self.txns.lazy_lsn else -1)
             if self.stopping:

@@ -21,6 +21,7 @@ cdef class CoreKeyspace:
     cdef readonly str name
     cdef readonly uint32_t id
     cdef readonly str backend
+    cdef bint lsm
     cdef uint32_t max_key
     cdef uint32_t max_inline
     cdef int max_batch

@@ -10,6 +10,8 @@ from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DE
 from ..txn.versions cimport Txn
 from .catalog cimport keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .engine cimport Engine
+from .lsmface cimport lsm_compact, lsm_stats, lsm_step
+from .lsmingest cimport ingest
 from .steps cimport to_bytes, too_long, raise_lacking, obtain_for, shelter_value, commit_txn, end_quietly
 from .txnhandle cimport CoreTransaction
 
@@ -68,20 +70,20 @@ cdef class CoreDatabase:
         cdef Engine e = self.engine
         if self.closed or e.closing or e.foreign_process():
             self.alive()
-        if e.txns.orphans != NULL:
-            e.poke()
-            if not e.has_thread:
-                with nogil:
-                    latch_lock(&e.latch)
-                    e.enter()
-                    e.abort_orphans()
-                    e.leave()
-                    latch_unlock(&e.latch)
+        if e.txns.has_orphans() and not e.has_thread:
+            with nogil:
+                latch_lock(&e.latch)
+                e.enter()
+                e.abort_orphans()
+                e.leave()
+                latch_unlock(&e.latch)
         x = cls.__new__(cls)
         x.database = self
         x.engine = e
         x.m = e.txns
         latch_enter(&e.latch)
+        if e.txns.has_orphans():
+            e.poke()
         x.t = e.txns.begin(read_only or e.read_only, durability if durability >= 0 else e.durability,
                            <int64_t>(lock_timeout * 1e6) if lock_timeout >= 0 else e.lock_timeout, True)
         latch_unlock(&e.latch)
@@ -93,7 +95,7 @@ cdef class CoreDatabase:
         """A read-only transaction of the core's own class."""
         return self.core_transaction(CoreTransaction, read_only=True)
 
-    def core_keyspace(self, type cls, str name, bint create=True, str backend="btree"):
+    def core_keyspace(self, type cls, str name, bint create=True, str backend="btree", dict options=None):
         """The keyspace of that name as committed; made, in a transaction of its own, when absent."""
         cdef CoreTransaction txn
         self.alive()
@@ -104,7 +106,7 @@ cdef class CoreDatabase:
                     raise KeyError(f"no keyspace named {name!r}")
             else:
                 return keyspace_handle(self, cls, name, row)
-            return create_keyspace(txn, cls, name, backend)
+            return create_keyspace(txn, cls, name, backend, options)
 
     def keyspace_rows(self):
         """(name, id, backend) of every committed keyspace, by name."""
@@ -163,11 +165,15 @@ cdef class CoreDatabase:
             raise_status(status)
 
     def step(self, str what):
-        """One piece of background work, for tests with background=False: "checkpoint", "lazy", "prepare", "gc"."""
+        """One piece of background work, for tests with background=False: "checkpoint", "lazy", "prepare", "gc"; of LSM-trees "seal", "flush",
+        "compact", "settle" (compact what is worth it while nobody writes). Whether there was something to do, as far as that is known."""
         cdef Engine e = self.engine
         cdef int status = OK
-        cdef int kind = ("checkpoint", "lazy", "prepare", "gc").index(what)
+        cdef int kind
         self.alive()
+        if what in ("seal", "flush", "compact", "settle"):
+            return lsm_step(e, what)
+        kind = ("checkpoint", "lazy", "prepare", "gc").index(what)
         with nogil:
             latch_lock(&e.latch)
             status = e.admit()
@@ -239,7 +245,7 @@ cdef class CoreKeyspace:
             status = self.m.read(NULL, self.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
             if status == OK:
                 raw = shelter_value(self.m, &f, &pid, &length)
-            if status != AGAIN and lack.need.pinned:
+            if status != AGAIN and lack.held:
                 self.m.settle(&lack)
             latch_unlock(&e.latch)
             if status == OK:
@@ -346,4 +352,18 @@ cdef class CoreKeyspace:
 
     def core_stats(self):
         """Plain values about the tree."""
-        return {"id": self.id, "backend": self.backend, "max_key": self.max_key, "max_inline": self.max_inline}
+        plain = {"id": self.id, "backend": self.backend, "max_key": self.max_key, "max_inline": self.max_inline}
+        if not self.lsm:
+            return plain
+        self.database.alive()
+        return plain | lsm_stats(self.engine, self.id)
+
+    def core_ingest(self, pairs, bint logged):
+        """Loads pairs in the order of their keys into an LSM-tree as tables, in one transaction; returns how many."""
+        self.database.alive()
+        return ingest(self.engine, self.id, pairs, logged)
+
+    def core_compact(self, bytes low, bytes high):
+        """Writes an LSM-tree's memtables and merges its tables that hold keys from low to high (None: no bound), down to the last level."""
+        self.database.alive()
+        lsm_compact(self.engine, self.id, low, high)

@@ -1,19 +1,23 @@
 """The checkpoint record: see meta.pxd."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc, free
-from libc.string cimport memcpy
-from ..base.coding cimport put_varint, get_varint, get64, MAX_VARINT
+from libc.string cimport memcpy, memmove
+from ..base.coding cimport put_varint, get_varint, get64, varint_size, MAX_VARINT
 from ..base.latch cimport latch_lock, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail, fail_corrupt, raise_status
 from ..index.btree cimport BTree, Path, Cell
+from ..index.lsm cimport LsmTree
+from ..index.tableset cimport Edit, edit_decode, edit_encode, edit_free, edit_init, edit_size
 from ..page.layout cimport VALUE_GHOST
 from ..txn.clock cimport writer_enter
-from ..txn.transaction cimport (TxnManager, Tree, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING)
+from .lsmtree cimport new_lsm, options_encode
+from ..txn.transaction cimport (TxnManager, Tree, Lack, lack_init, row_valid, CATALOG_ROW, LSM_ROW, TREE_NONE, TREE_LIVE, TREE_DROPPING)
 from ..txn.versions cimport (Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
                              hash_key, version_key, version_value)
 
 cdef enum:
-    META_VERSION = 1            # on disk: never change
+    META_VERSION = 1            # on disk: never change. Without LSM-trees;
+    META_LSM = 2                # with them: each tree's backend and, of an LSM-tree, its row's options and its tables follow
     STATE_ABORTING = 1
     STATE_UNDOING = 2
 
@@ -51,7 +55,35 @@ cdef bint in_flight(Txn* t) noexcept nogil:
     return t != NULL and (t.state == TXN_ACTIVE or t.state == TXN_ABORTING)
 
 
-cdef void add_trees(TxnManager m, Buffer* out) noexcept nogil:
+cdef bint any_lsm(TxnManager m) noexcept nogil:
+    cdef uint32_t i
+    for i in range(m.next_keyspace):
+        if m.trees[i].state != TREE_NONE and m.trees[i].lsm:
+            return True
+    return False
+
+
+cdef void add_tables(LsmTree tree, Buffer* out) noexcept nogil:
+    cdef Edit e
+    cdef size_t n
+    cdef char row[LSM_ROW]
+    edit_init(&e)
+    tree.describe(&e)
+    n = edit_size(&e)
+    options_encode(&tree.options, row)
+    add_bytes(out, row + CATALOG_ROW, LSM_ROW - CATALOG_ROW)
+    if e.failed or not room(out, MAX_VARINT + 2 * n + MAX_VARINT):
+        out.failed = True
+    else:
+        n = edit_encode(&e, out.data + out.used + MAX_VARINT)      # its length comes before it, and is known after
+        out.used = put_varint(out.data + out.used, n) - out.data
+        if n:
+            memmove(out.data + out.used, out.data + out.used + MAX_VARINT - varint_size(n), n)
+        out.used += n
+    edit_free(&e, False)
+
+
+cdef void add_trees(TxnManager m, Buffer* out, bint lsm) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t n = 0
     cdef Tree* e
@@ -63,7 +95,11 @@ cdef void add_trees(TxnManager m, Buffer* out) noexcept nogil:
         if e.state == TREE_NONE:
             continue
         add(out, i)
-        add(out, (<BTree>e.tree).root)
+        add(out, 0 if e.lsm else (<BTree>e.tree).root)
+        if lsm:
+            add(out, e.lsm)
+            if e.lsm:
+                add_tables(<LsmTree>e.tree, out)
         if in_flight(e.created_by) and e.created_by.id == 0:
             # Nothing in the log speaks of it yet: should no record follow, recovery frees it; a record that follows brings it to life.
             add(out, TREE_DROPPING)
@@ -93,7 +129,12 @@ cdef void add_orphans(TxnManager m, Txn* t, Buffer* blobs, Buffer* ghosts, uint6
         v = v.previous
 
 
-cdef void add_transaction(Txn* t, Buffer* out) noexcept nogil:
+cdef inline bint has_image(TxnManager m, Version* v) noexcept nogil:
+    """Whether the checkpoint must know it: LSM-trees need no undo."""
+    return v.linked and not v.flags & LOCK_ONLY and not m.trees[v.keyspace].lsm
+
+
+cdef void add_transaction(TxnManager m, Txn* t, Buffer* out) noexcept nogil:
     cdef Version* v
     cdef uint64_t n = 0
     add(out, t.id)
@@ -105,13 +146,13 @@ cdef void add_transaction(Txn* t, Buffer* out) noexcept nogil:
     add(out, t.catalog)
     v = t.newest
     while v != NULL:
-        if v.linked and not v.flags & LOCK_ONLY:
+        if has_image(m, v):
             n += 1
         v = v.previous
     add(out, n)
     v = t.newest
     while v != NULL:             # newest first, as the list goes; decoding reverses it
-        if v.linked and not v.flags & LOCK_ONLY:
+        if has_image(m, v):
             add(out, v.lsn)
             add(out, v.keyspace)
             add(out, v.flags)
@@ -125,6 +166,8 @@ cdef void add_transaction(Txn* t, Buffer* out) noexcept nogil:
 cdef int meta_encode(TxnManager m, uint64_t checkpoint_lsn, Buffer* out) noexcept nogil:
     cdef Buffer blobs, ghosts
     cdef uint64_t nblobs = 0, nghosts = 0, n = 0, chunks = checkpoint_lsn
+    cdef bint lsm = any_lsm(m)
+    cdef uint32_t i
     cdef Txn* t
     blobs.data = ghosts.data = out.data = NULL
     blobs.used = ghosts.used = out.used = blobs.room = ghosts.room = out.room = 0
@@ -145,10 +188,13 @@ cdef int meta_encode(TxnManager m, uint64_t checkpoint_lsn, Buffer* out) noexcep
         else:
             add_orphans(m, t, &blobs, &ghosts, &nblobs, &nghosts)
         t = t.writer_next
-    add(out, META_VERSION)
+    for i in range(m.next_keyspace):
+        if m.trees[i].state != TREE_NONE and m.trees[i].lsm and (<LsmTree>m.trees[i].tree).log_needed() < chunks:
+            chunks = (<LsmTree>m.trees[i].tree).log_needed()
+    add(out, META_LSM if lsm else META_VERSION)
     add(out, chunks)
     out.keep = chunks
-    add_trees(m, out)
+    add_trees(m, out, lsm)
     add(out, nblobs)
     add_bytes(out, <char*>blobs.data, blobs.used)
     add(out, nghosts)
@@ -157,7 +203,7 @@ cdef int meta_encode(TxnManager m, uint64_t checkpoint_lsn, Buffer* out) noexcep
     t = m.clock.first_writer
     while t != NULL:
         if in_flight(t):
-            add_transaction(t, out)
+            add_transaction(m, t, out)
         t = t.writer_next
     free(blobs.data)
     free(ghosts.data)
@@ -203,8 +249,10 @@ cdef object drop_ghost(TxnManager m, uint32_t keyspace, const char* key, size_t 
     cdef Path path
     cdef Cell cell
     cdef int status
-    if keyspace >= m.next_keyspace or m.trees[keyspace].state != TREE_LIVE:
+    if keyspace >= m.next_keyspace or m.trees[keyspace].state != TREE_LIVE or m.trees[keyspace].lsm:
         return
+    if klen > (<BTree>m.trees[keyspace].tree).max_key:
+        bad_meta(b"the checkpoint's record names a key longer than any may be")
     lack_init(&lack)
     with nogil:
         latch_lock(m.latch)
@@ -258,8 +306,10 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
         vlen = take(&s)
         key = take_bytes(&s, klen)
         value = take_bytes(&s, vlen)
-        if (s.bad or keyspace >= m.next_keyspace or flags & LOCK_ONLY or (flags & BEFORE_BLOB and vlen != 16)
-                or (keyspace == 0 and vlen != (0 if flags & BEFORE_ABSENT else 8))):
+        if (s.bad or lsn == 0 or keyspace >= m.next_keyspace or flags & LOCK_ONLY or (flags & BEFORE_BLOB and vlen != 16)
+                or m.trees[keyspace].lsm or m.trees[keyspace].tree == NULL
+                or klen > (<BTree>m.trees[keyspace].tree).max_key or klen + vlen > (<BTree>m.trees[keyspace].tree).max_inline
+                or (keyspace == 0 and not flags & BEFORE_ABSENT and not row_valid(value, vlen))):
             r.bad = True
             break
         hash = hash_key(<uint32_t>keyspace, key, klen)
@@ -274,15 +324,20 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
 
 cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t checkpoint_lsn, uint64_t* read_from):
     cdef Reader r, ghosts
-    cdef uint64_t _i, count, id, root, state, created, dropped, creation, nghosts
-    cdef BTree tree
+    cdef uint64_t _i, count, id, root, state, created, dropped, creation, nghosts, version, lsm, size
+    cdef const char* options
+    cdef const char* tables
+    cdef Edit edit
+    cdef LsmTree store
+    cdef object tree_object
     cdef Txn* t
     cdef dict owners = {}
     cdef int status
     r.p = data
     r.end = data + n
     r.bad = False
-    if take(&r) != META_VERSION:
+    version = take(&r)
+    if version != META_VERSION and version != META_LSM:
         bad_meta(b"the checkpoint's record has an unknown version")
     read_from[0] = take(&r)
     if read_from[0] > checkpoint_lsn:
@@ -291,21 +346,41 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
     for _i in range(count):
         id = take(&r)
         root = take(&r)
+        lsm = take(&r) if version == META_LSM else 0
+        options = tables = NULL
+        size = 0
+        if lsm:
+            options = take_bytes(&r, LSM_ROW - CATALOG_ROW)
+            size = take(&r)
+            tables = take_bytes(&r, size)
         state = take(&r)
         created = take(&r)
         dropped = take(&r)
         creation = take(&r)
         if r.bad or id >= m.next_keyspace or state not in (TREE_LIVE, TREE_DROPPING) or m.trees[id].tree != NULL:
             bad_meta(b"the checkpoint's table of trees is malformed")
-        tree = BTree(m.pool, <uint32_t>id, root)
-        m.tree_objects.append(tree)
-        m.trees[id].tree = <void*>tree
+        if lsm:
+            if lsm != 1:
+                bad_meta(b"the checkpoint's table of trees names an unknown kind of tree")
+            store = new_lsm(m, <uint32_t>id, options)
+            status = edit_decode(&edit, <const uint8_t*>tables, size)
+            if status == OK:
+                status = store.restore(&edit)
+                edit_free(&edit, True)
+            if status != OK:
+                raise_status(status)
+            tree_object = store
+            m.trees[id].lsm = True
+        else:
+            tree_object = BTree(m.pool, <uint32_t>id, root)
+        m.tree_objects.append(tree_object)
+        m.trees[id].tree = <void*>tree_object
         m.trees[id].state = <int>state
         m.trees[id].creation_lsn = creation
         m.dropping += state == TREE_DROPPING
         if created or dropped:
             owners[id] = (created, dropped)
-    if m.trees[0].tree == NULL or m.trees[0].state != TREE_LIVE:
+    if m.trees[0].tree == NULL or m.trees[0].lsm or m.trees[0].state != TREE_LIVE:
         bad_meta(b"the checkpoint has no catalogue")
     count = take(&r)
     for _i in range(count):
@@ -337,6 +412,8 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
         t.catalog = take(&r) != 0
         t.undoing = state != 0
         writer_enter(&m.clock, t)
+        if t.id == 0 or t.id >> 62 or (state == STATE_ABORTING and t.undo_to != 0):
+            r.bad = True
         if state == STATE_ABORTING:
             t.state = TXN_ABORTING
         status = push_undo(m, t, &r, take(&r), True)
@@ -350,6 +427,9 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
             bad_meta(b"the checkpoint's record names a transaction it does not hold")
         m.trees[id].created_by = <Txn*><size_t>by_id[created] if created else NULL
         m.trees[id].dropped_by = <Txn*><size_t>by_id[dropped] if dropped else NULL
+        for end in (created, dropped):
+            if end:
+                (<Txn*><size_t>by_id[end]).catalog = True
     for _i in range(nghosts):
         id = take(&ghosts)
         count = take(&ghosts)

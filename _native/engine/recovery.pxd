@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from ..base.vfs cimport Vfs
 from ..txn.transaction cimport TxnManager
 from ..txn.versions cimport Txn
+from .lsmredo cimport LsmRedo
 
 cdef struct Recovered:
     uint64_t records            # replayed
@@ -19,10 +20,11 @@ cdef struct Recovered:
     int64_t settle_micros
     int64_t undo_micros
     uint64_t read_from          # the log is needed from here on
+    LsmRedo lsm                 # what is known of transactions over LSM-trees, until roll_back_losers
 
-# GIL held, latch not. Brings `m` (attached to an open store and pool) to the state the log tells. Raises.
-cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out)
+# GIL held, latch not. Brings `m` (attached to an open store and pool) to the state the log tells; `helpers`: threads it may start meanwhile. Raises.
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, Recovered* out)
 # GIL held, latch not. Makes the losers' aborts part of the log (m.log has been started, unless read-only) and undoes them.
 cdef object roll_back_losers(TxnManager m, Recovered* out)
-# GIL held, latch not. Makes a tree for keyspace `id` with an empty root; `creator`: the transaction it belongs to until that commits, or NULL. Raises.
-cdef object make_tree(TxnManager m, uint32_t id, Txn* creator)
+# GIL held, latch not. Makes an empty tree for keyspace `id`, as its row of the catalogue says; `creator`: the transaction it belongs to until that commits, or NULL. Raises.
+cdef object make_tree(TxnManager m, uint32_t id, Txn* creator, bytes row)

@@ -7,25 +7,33 @@
 
 Nothing here changes the log's past, and page writes go to free space only, so recovery may be cut off anywhere and run again.
 """
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, calloc
 from libc.string cimport memset
 from ..base.coding cimport get32
 from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
-from ..base.status cimport OK, ABSENT, AGAIN, E_NOMEM, fail, fail_corrupt, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOMEM, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
 from ..log.reader cimport LogReader
-from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB)
+from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE)
 from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
+from ..page.store cimport BLOCK
 from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
 from ..txn.clock cimport writer_enter, queue_push
 from ..txn.garbage cimport collect_slowly
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, TREE_LIVE, TREE_DROPPING
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, LSM_BACKEND, row_valid, TREE_LIVE, TREE_DROPPING
 from ..txn.undo cimport undo
 from ..txn.versions cimport Txn, TXN_ABORTING, TXN_COMMITTING
 from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
+from ..index.lsm cimport LsmTree
+from .lsmredo cimport (LsmRedo, lsmredo_chunk, lsmredo_edits, lsmredo_free, lsmredo_init, lsmredo_is, lsmredo_losers, lsmredo_note, lsmredo_replay)
+from .lsmtree cimport new_lsm
+from .ahead cimport Ahead, Window, ahead_open, ahead_next, ahead_warm, ahead_close
 from .meta cimport meta_decode
 
 cdef enum:
@@ -43,24 +51,33 @@ cdef struct Redo:
     IdMap active                # those of them that are in flight: id -> Txn*
     Pending* blobs
     uint64_t from_lsn
+    LsmRedo* lsm                # the LSM-trees' share
+    PyObject* raised            # what the making of a tree raised, or NULL: owned
+    Ahead ahead
 
 
-cdef object make_tree(TxnManager m, uint32_t id, Txn* creator):
-    cdef BTree tree = BTree(m.pool, id, 0)
+cdef object make_tree(TxnManager m, uint32_t id, Txn* creator, bytes row):
+    cdef BTree tree
+    cdef LsmTree store = new_lsm(m, id, PyBytes_AS_STRING(row) + CATALOG_ROW) if row[4] == LSM_BACKEND else None
+    cdef object made
+    cdef bint lsm = store is not None
     cdef Lack lack
     cdef int status
+    tree = BTree(m.pool, id, 0)
+    made = store if lsm else tree
     lack_init(&lack)
     with nogil:
         latch_lock(m.latch)
         status = m.tree_admit(id)
-        while status == OK:
+        while status == OK and not lsm:
             status = tree.create(&lack.need)
             if status != AGAIN:
                 break
             status = m.secure(NULL, &lack)
         m.settle(&lack)
         if status == OK:
-            m.trees[id].tree = <void*>tree
+            m.trees[id].tree = <void*>made
+            m.trees[id].lsm = lsm
             m.trees[id].state = TREE_LIVE
             m.trees[id].created_by = creator
             m.trees[id].dropped_by = NULL
@@ -70,7 +87,11 @@ cdef object make_tree(TxnManager m, uint32_t id, Txn* creator):
         latch_unlock(m.latch)
     if status != OK:
         raise_status(status)
-    m.tree_objects.append(tree)
+    m.tree_objects.append(made)
+
+
+cdef int not_replayable(const Record* r, const char* what) noexcept nogil:
+    return fail_corrupt("log", <long long>r.lsn, what, r.type, r.txn)
 
 
 cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
@@ -82,8 +103,13 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
         status = log.next(&r)
         if status != OK:
             return OK if status == ABSENT else status
+        if r.txn >> 62 or (r.type == R_COMMIT and (r.a == 0 or r.a >> 62)):
+            return not_replayable(&r, "a transaction or a commit timestamp with a number that none can have")
+        status = lsmredo_note(redo.lsm, &r)
+        if status != OK:
+            return status
         if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
-            if r.lsn >= redo.from_lsn and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
+            if r.lsn >= redo.from_lsn and not lsmredo_is(redo.lsm, r.keyspace) and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
                 return fail(E_NOMEM, "no memory for the table of transactions")
         elif r.type == R_ABORT or r.type == R_ROLLBACK:
             if idmap_put(&redo.fates, r.txn, UNDOES):
@@ -93,10 +119,6 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
             fate = idmap_get(&redo.fates, r.txn)
             if fate != NULL and fate[0] == SEEN:
                 idmap_remove(&redo.fates, r.txn)
-
-
-cdef int not_replayable(const Record* r, const char* what) noexcept nogil:
-    return fail_corrupt("log", <long long>r.lsn, what, r.type, r.txn)
 
 
 cdef Pending** find_blob(Redo* redo, uint64_t txn, uint64_t number) noexcept nogil:
@@ -111,8 +133,8 @@ cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
     cdef Lack lack
     cdef int status
     if p[0] == NULL:
-        if r.b > (<uint64_t>1 << 30):
-            return not_replayable(r, "a large value longer than any may be")
+        if r.b == 0 or r.b > (<uint64_t>1 << 30):
+            return not_replayable(r, "a large value longer than any may be, or of no length")
         p[0] = <Pending*>calloc(1, sizeof(Pending))
         if p[0] == NULL:
             return fail(E_NOMEM, "no memory to replay a large value")
@@ -130,6 +152,8 @@ cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
             return status
     if p[0].write.written + r.vlen > p[0].write.length:
         return not_replayable(r, "more chunks than the large value is long")
+    if r.vlen % BLOCK and p[0].write.written + r.vlen < p[0].write.length:
+        return not_replayable(r, "a chunk of a large value, not its last, that ends within a block")
     latch_unlock(m.latch)
     status = blob_append(m, &p[0].write, r.value, r.vlen)
     latch_lock(m.latch)
@@ -146,7 +170,7 @@ cdef int redo_change(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept
     if r.type == R_PUT_BLOB:
         p = find_blob(redo, r.txn, r.a)
         blob = p[0]
-        if blob == NULL or blob.write.written != r.b:
+        if blob == NULL or blob.write.written != r.b or blob.write.length != r.b:
             return not_replayable(r, "a large value some of whose chunks are missing")
         latch_unlock(m.latch)
         status = blob_complete(m, &blob.write, reference)
@@ -171,6 +195,8 @@ cdef int redo_change(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept
         if status != OK:
             break
     m.settle(&lack)
+    if status == E_USAGE or status == E_INVALID:
+        status = not_replayable(r, "a change that its keyspace cannot take")
     return OK if status == ABSENT else status
 
 
@@ -245,60 +271,75 @@ cdef Txn* transaction_of(TxnManager m, Redo* redo, const Record* r, int* status)
     return t
 
 
-cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out, uint32_t* new_tree) noexcept nogil:
-    """Replays until the end, or until a keyspace must be made (then the record is replayed after that): AGAIN with its id."""
-    cdef Record r
+cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) noexcept nogil:
     cdef Txn* t
     cdef uint32_t id
     cdef int status
+    if r.txn >= m.next_txn:
+        m.next_txn = r.txn + 1
+    if r.type == R_CHUNK:
+        if lsmredo_chunk(redo.lsm, r, &status):
+            return status
+        return redo_chunk(m, redo, r)
+    if lsmredo_is(redo.lsm, r.keyspace) and (r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE):
+        out.records += 1
+        return lsmredo_replay(redo.lsm, m, r)
+    if r.lsn < redo.from_lsn or r.txn == 0:
+        return OK
+    t = transaction_of(m, redo, r, &status)
+    if status != OK:
+        return status
+    out.records += 1
+    if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
+        if r.type == R_PUT and r.keyspace == CATALOG:
+            if not row_valid(r.value, r.vlen) or r.klen == 0 or r.klen > 255:
+                return not_replayable(r, "a row of the catalogue of the wrong length")
+            id = get32(r.value)
+            if id >= m.next_keyspace or m.trees[id].tree == NULL:
+                if id == 0 or id > m.next_keyspace + 1000000:
+                    return not_replayable(r, "a row of the catalogue with an impossible keyspace id")
+                latch_unlock(m.latch)
+                with gil:
+                    try:
+                        make_tree(m, id, t, r.value[:r.vlen])
+                    except BaseException as error:
+                        Py_INCREF(error)
+                        redo.raised = <PyObject*>error
+                latch_lock(m.latch)
+                if redo.raised != NULL:
+                    return not_replayable(r, "a row of the catalogue whose keyspace cannot be made again")
+                status = lsmredo_edits(redo.lsm, m, id)
+                if status != OK:
+                    return status
+            elif m.trees[id].state == TREE_DROPPING and t != NULL and m.trees[id].dropped_by != t:
+                # Made before the checkpoint by a transaction that had logged nothing then.
+                m.trees[id].state = TREE_LIVE
+                m.trees[id].created_by = t
+                m.trees[id].creation_lsn = 0
+                m.dropping -= 1
+        return redo_change(m, redo, r, t)
+    if r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK:
+        return redo_end(m, redo, r, t)
+    return OK
+
+
+cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out) noexcept nogil:
+    """Replays to the end of the log."""
+    cdef Window* w = NULL
+    cdef uint64_t i
+    cdef int status
     while True:
-        status = log.next(&r)
-        if status != OK:
-            return OK if status == ABSENT else status
-        if r.txn >= m.next_txn:
-            m.next_txn = r.txn + 1
-        if r.type == R_CHUNK:
-            status = redo_chunk(m, redo, &r)
+        status = ahead_next(&redo.ahead, m, log, &w)
+        if status != OK or w == NULL:
+            return status
+        for i in range(w.count):
+            ahead_warm(&redo.ahead, w, m, i)
+            status = redo_record(m, redo, &w.records[i], out)
             if status != OK:
                 return status
-            continue
-        if r.lsn < redo.from_lsn or r.txn == 0:
-            continue
-        t = transaction_of(m, redo, &r, &status)
-        if status != OK:
-            return status
-        out.records += 1
-        if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
-            if r.type == R_PUT and r.keyspace == CATALOG:
-                if r.vlen != CATALOG_ROW or r.klen == 0 or r.klen > 255:
-                    return not_replayable(&r, "a row of the catalogue of the wrong length")
-                id = get32(r.value)
-                if id >= m.next_keyspace or m.trees[id].tree == NULL:
-                    if id == 0 or id > m.next_keyspace + 1000000:
-                        return not_replayable(&r, "a row of the catalogue with an impossible keyspace id")
-                    latch_unlock(m.latch)
-                    with gil:
-                        try:
-                            make_tree(m, id, t)
-                        except (MemoryError, OSError, ArithmeticError):
-                            pass           # told by the missing tree
-                    latch_lock(m.latch)
-                    if m.trees[id].tree == NULL:
-                        return fail(E_NOMEM, "the tree of a keyspace could not be made again")
-                elif m.trees[id].state == TREE_DROPPING and t != NULL and m.trees[id].dropped_by != t:
-                    # Made before the checkpoint by a transaction that had logged nothing then.
-                    m.trees[id].state = TREE_LIVE
-                    m.trees[id].created_by = t
-                    m.trees[id].creation_lsn = 0
-                    m.dropping -= 1
-            status = redo_change(m, redo, &r, t)
-        elif r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK:
-            status = redo_end(m, redo, &r, t)
-        if status != OK:
-            return status
 
 
-cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, Recovered* out):
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, Recovered* out):
     cdef LogReader log = LogReader.__new__(LogReader)
     cdef Redo redo
     cdef char* meta = NULL
@@ -306,10 +347,10 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     cdef Txn* t
     cdef Txn* following
     cdef Pending* blob
-    cdef uint32_t unused = 0
+    cdef uint32_t id
     cdef int status
     memset(out, 0, sizeof(Recovered))
-    redo.blobs = NULL
+    memset(&redo, 0, sizeof(Redo))
     redo.from_lsn = m.store.sb.checkpoint_lsn
     if idmap_init(&redo.fates) or idmap_init(&redo.active):
         raise MemoryError("no memory for the table of transactions")
@@ -318,7 +359,11 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     m.next_keyspace = m.store.sb.next_keyspace if m.store.sb.next_keyspace else 1
     m.clock.last_ts = m.clock.visible_ts = m.store.sb.next_commit_ts - 1 if m.store.sb.next_commit_ts else 0
     try:
-        status = m.tree_admit(m.next_keyspace)
+        with nogil:
+            status = ahead_open(&redo.ahead, m, helpers)
+        if status != OK:
+            raise_status(status)
+        status = m.tree_admit(m.next_keyspace - 1)
         if status == OK:
             status = m.store.read_meta(&meta, &n)
         if status != OK:
@@ -327,7 +372,11 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             meta_decode(m, <const uint8_t*>meta, n, redo.from_lsn, &out.read_from)
         else:
             out.read_from = redo.from_lsn
-            make_tree(m, CATALOG, NULL)
+            make_tree(m, CATALOG, NULL, bytes(CATALOG_ROW))
+        redo.lsm = &out.lsm
+        status = lsmredo_init(redo.lsm, m, redo.from_lsn)
+        if status != OK:
+            raise_status(status)
         # 1. analysis
         out.analysis_micros = -monotonic_micros()
         status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
@@ -338,6 +387,15 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             raise_status(status)
         log.close()
         out.analysis_micros += monotonic_micros()
+        with nogil:
+            latch_lock(m.latch)
+            for id in range(m.next_keyspace):
+                status = lsmredo_edits(redo.lsm, m, id)
+                if status != OK:
+                    break
+            latch_unlock(m.latch)
+        if status != OK:
+            raise_status(status)
         # 2. undo that was under way at the checkpoint
         t = m.clock.first_writer
         while t != NULL and status == OK:
@@ -361,8 +419,10 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         if status == OK:
             with nogil:
                 latch_lock(m.latch)
-                status = redo_pass(m, log, &redo, out, &unused)
+                status = redo_pass(m, log, &redo, out)
                 latch_unlock(m.latch)
+        if redo.raised != NULL:
+            raise <object>redo.raised
         if status != OK:
             raise_status(status)
         out.redo_micros += monotonic_micros()
@@ -381,10 +441,13 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
                 latch_unlock(m.latch)
             free(blob)
     finally:
+        with nogil:
+            ahead_close(&redo.ahead, m)
         log.close()
         free(meta)
         idmap_destroy(&redo.fates)
         idmap_destroy(&redo.active)
+        Py_XDECREF(redo.raised)
         while redo.blobs != NULL:
             blob = redo.blobs
             redo.blobs = blob.next
@@ -413,12 +476,15 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
                     m.log.append(&r)
             t.state = TXN_ABORTING
             t = t.writer_next
+        if status == OK:
+            status = lsmredo_losers(&out.lsm, m, &out.losers)
         while m.clock.first_writer != NULL and status == OK:
             status = finish_undo(m, m.clock.first_writer, 0, True)
         if status == OK:
             status = collect_slowly(m)
         m.redoing = False
         latch_unlock(m.latch)
+    lsmredo_free(&out.lsm)
     out.undo_micros += monotonic_micros()
     if status != OK:
         raise_status(status)

@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from ..base.coding cimport get64
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
-from ..base.status cimport OK, AGAIN, E_CLOSED, E_INTERRUPT, E_INVALID, fail, raise_status
+from ..base.status cimport OK, AGAIN, E_CLOSED, E_INTERRUPT, fail, fail_corrupt, raise_status
 from ..log.writer cimport OS
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
 from ..txn.versions cimport Txn
@@ -35,7 +35,7 @@ cdef int too_long(uint32_t max_key, bytes key) except -1:
 
 
 cdef object raise_lacking(TxnManager m, int status, Lack* lack):
-    if lack.need.pinned:
+    if lack.held:
         with nogil:
             latch_lock(m.latch)
             m.settle(lack)
@@ -87,7 +87,7 @@ cdef bytes fetch_blob(Engine e, uint64_t pid, uint64_t length):
     cdef char* p
     cdef int status
     if length > MAX_VALUE:
-        raise_status(fail(E_INVALID, b"a large value longer than any may be"))
+        raise_status(fail_corrupt(e.pages_path, -1, b"a large value longer than any may be", MAX_VALUE, length))
     raw = new_bytes(NULL, <Py_ssize_t>length)
     if raw == NULL:
         raise MemoryError(f"no memory for a value of {length} bytes")

@@ -1,5 +1,5 @@
 """What Python holds of a transaction.  The rules of handles.pxd are this one's too."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from ..txn.transaction cimport TxnManager, Lack
 from ..txn.versions cimport Txn
 from .engine cimport Engine
@@ -21,5 +21,6 @@ cdef class CoreTransaction:
     cdef int obtain(self, Lack* lack) except -1
     cdef int take_back(self, int depth) except -1
     cdef void give_up_blob(self) noexcept
-    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2
+    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack, uint16_t flags=*) except -2
+    cdef object delete_range_blindly(self, CoreKeyspace keyspace, start, stop, Lack* lack)
     cdef object finish_now(self)

@@ -9,7 +9,10 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_THREA
 from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
-from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_LOCK
+from ..txn.lsmops cimport lsm_log_value, lsm_read_many
+from ..index.lsm cimport LsmTree
+from ..index.memtable cimport memtable_warm
+from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED
 from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .cursor cimport CoreCursor
@@ -56,7 +59,9 @@ cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_
     cdef Need unused
     cdef PyObject* item
     cdef int count = 0
-    if keyspace.id >= m.next_keyspace or m.trees[keyspace.id].tree == NULL or (<BTree>m.trees[keyspace.id].tree).streak:
+    if keyspace.id >= m.next_keyspace or m.trees[keyspace.id].tree == NULL:
+        return
+    if not keyspace.lsm and (<BTree>m.trees[keyspace.id].tree).streak:
         return
     while count < keyspace.max_batch and i + count < n:
         item = list_item(work, i + count)
@@ -65,7 +70,9 @@ cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_
         p[count] = plain_key(item)
         k[count] = plain_klen(item)
         count += 1
-    if count > 1:
+    if count > 1 and keyspace.lsm:
+        memtable_warm((<LsmTree>m.trees[keyspace.id].tree).active, p, k, count)
+    elif count > 1:
         need_init(&unused)
         (<BTree>m.trees[keyspace.id].tree).find_many(p, k, count, cells, statuses, &unused)
 
@@ -180,7 +187,7 @@ cdef class CoreTransaction:
                 status = m.read(self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
             if status == OK:
                 raw = shelter_value(m, &f, &pid, &length)
-            if status != AGAIN and lack.need.pinned:
+            if status != AGAIN and lack.held:
                 m.settle(&lack)
             latch_unlock(&e.latch)
             if status == OK:
@@ -212,12 +219,13 @@ cdef class CoreTransaction:
         cdef const char* p[MAX_BATCH]
         cdef size_t n[MAX_BATCH]
         cdef Cell cells[MAX_BATCH]
+        cdef Found found[MAX_BATCH]
         cdef int statuses[MAX_BATCH]
         cdef PyObject* raw[MAX_BATCH]
         cdef uint64_t pids[MAX_BATCH]
         cdef uint64_t lengths[MAX_BATCH]
         cdef Py_ssize_t i, first = 0, count, total = len(wanted)
-        cdef int status
+        cdef int status, got
         cdef bytes k
         self.ready(keyspace)
         lack_init(&lack)
@@ -234,16 +242,26 @@ cdef class CoreTransaction:
             if status == OK:
                 status = m.readable(self.t, keyspace.id)
             if status == OK:
-                status = (<BTree>m.trees[keyspace.id].tree).find_many(p, n, <int>count, cells, statuses, &lack.need)
+                if keyspace.lsm:
+                    got = <int>count
+                    status = lsm_read_many(m, self.t, <LsmTree>m.trees[keyspace.id].tree, p, n, &got, found, statuses, &lack)
+                    count = got
+                else:
+                    status = (<BTree>m.trees[keyspace.id].tree).find_many(p, n, <int>count, cells, statuses, &lack.need)
             if status == OK:
                 for i in range(count):
                     raw[i] = NULL
                     pids[i] = 0
-                    if statuses[i] == OK and m.visible(self.t, keyspace.id, p[i], n[i], &cells[i], &f) == OK:
-                        raw[i] = shelter_value(m, &f, &pids[i], &lengths[i])
-                        if raw[i] == NULL and pids[i] == 0:
-                            status = E_NOMEM
-            if status != AGAIN and lack.need.pinned:
+                    if keyspace.lsm:
+                        if statuses[i] != OK:
+                            continue
+                        f = found[i]
+                    elif statuses[i] != OK or m.visible(self.t, keyspace.id, p[i], n[i], &cells[i], &f) != OK:
+                        continue
+                    raw[i] = shelter_value(m, &f, &pids[i], &lengths[i])
+                    if raw[i] == NULL and pids[i] == 0:
+                        status = E_NOMEM
+            if status != AGAIN and lack.held:
                 m.settle(&lack)
             latch_unlock(&e.latch)
             if status == AGAIN:
@@ -251,12 +269,15 @@ cdef class CoreTransaction:
                 continue
             if status != OK:
                 raise_lacking(m, status, &lack)
-            for i in range(count):
-                if raw[i] != NULL:
-                    result.append(<object>raw[i])
+            try:
+                for i in range(count):
+                    if raw[i] != NULL:
+                        result.append(<object>raw[i])
+                    else:
+                        result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
+            finally:
+                for i in range(count):
                     drop(raw[i])
-                else:
-                    result.append(self.large(pids[i], lengths[i]) if pids[i] else None)
             first += count
         return result
 
@@ -268,14 +289,13 @@ cdef class CoreTransaction:
 
     # --- writing
 
-    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack) except -2:
+    cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack, uint16_t flags=0) except -2:
         """One write, in as many steps as it takes; OK or ABSENT."""
         cdef Engine e = self.engine
         cdef TxnManager m = self.m
         cdef const char* p = PyBytes_AS_STRING(value) if value is not None else NULL
         cdef size_t n = PyBytes_GET_SIZE(value) if value is not None else 0
         cdef char reference[BLOB_REF]
-        cdef uint16_t flags = 0
         cdef uint64_t number = 0
         cdef int status
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
@@ -293,14 +313,18 @@ cdef class CoreTransaction:
                 latch_lock(&e.latch)
                 status = e.admit()
                 if status == OK:
-                    status = blob_put(m, self.t, p, n, &number, reference, lack)
+                    if keyspace.lsm:
+                        status = lsm_log_value(m, self.t, p, n, &number, lack)
+                    else:
+                        status = blob_put(m, self.t, p, n, &number, reference, lack)
                     e.leave()
                 latch_unlock(&e.latch)
             self.in_use = False
             if status != OK:
                 raise_lacking(m, status, lack)
-            p = reference
-            n = BLOB_REF
+            if not keyspace.lsm:
+                p = reference
+                n = BLOB_REF
             flags = VALUE_BLOB
         self.t.deadline = 0              # each operation has lock_timeout to itself
         while True:
@@ -310,7 +334,7 @@ cdef class CoreTransaction:
                 status = m.write(self.t, op, keyspace.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, flags, number, 0, lack)
             if status == OK:
                 after_writes(e)
-            if status != AGAIN and lack.need.pinned:
+            if status != AGAIN and lack.held:
                 m.settle(lack)
             latch_unlock(&e.latch)
             if status == OK or status == ABSENT:
@@ -346,7 +370,7 @@ cdef class CoreTransaction:
         cdef int status
         self.ready(keyspace)
         lack_init(&lack)
-        status = self.change(OP_DELETE, keyspace, to_bytes(key, "key"), None, &lack)
+        status = self.change(OP_DELETE_BLIND if blind else OP_DELETE, keyspace, to_bytes(key, "key"), None, &lack)
         return None if blind else status == OK
 
     def put_many(self, CoreKeyspace keyspace not None, pairs):
@@ -387,7 +411,7 @@ cdef class CoreTransaction:
                     i += 1
                     stretch += 1
                 after_writes(e)
-                if status != AGAIN and lack.need.pinned:
+                if status != AGAIN and lack.held:
                     m.settle(&lack)
                 latch_unlock(&e.latch)
                 if status == AGAIN:
@@ -405,11 +429,13 @@ cdef class CoreTransaction:
         return n
 
     def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):
-        """Deletes every key of a half-open range that this transaction sees; returns how many."""
+        """Deletes every key of a half-open range that this transaction sees; returns how many, or None for an LSM keyspace, which does not look."""
         cdef Lack lack
         cdef Py_ssize_t count = 0
         cdef int depth
         lack_init(&lack)
+        if keyspace.lsm:
+            return self.delete_range_blindly(keyspace, start, stop, &lack)
         scan = self.scan(keyspace, start, stop, values=False)
         depth = self.save()
         try:
@@ -424,6 +450,21 @@ cdef class CoreTransaction:
             raise
         self.release(depth)
         return count
+
+    cdef object delete_range_blindly(self, CoreKeyspace keyspace, start, stop, Lack* lack):
+        cdef bytes first = b"" if start is None else to_bytes(start, "key")
+        cdef bytes end = b"" if stop is None else to_bytes(stop, "key")
+        cdef int depth
+        self.ready(keyspace)
+        if PyBytes_GET_SIZE(end) > <Py_ssize_t>keyspace.max_key:
+            too_long(keyspace.max_key, end)
+        depth = self.save()
+        try:
+            self.change(OP_DELETE_RANGE, keyspace, first, end, lack, RANGE_UNBOUNDED if stop is None else 0)
+        except BaseException:
+            self.take_back(depth)
+            raise
+        self.release(depth)
 
     cdef int take_back(self, int depth) except -1:
         """Undoes the half of an operation that was done (law 14); where that fails too, only the abort is left."""
@@ -486,8 +527,8 @@ cdef class CoreTransaction:
         if status != OK:
             raise_status(status)
         self.finish_now()
-        if catalog:
-            self.engine.refresh_names()
+        if catalog or self.engine.names_stale:
+            self.engine.renew_names()
 
     def abort(self):
         """Undoes everything; does nothing once the transaction has ended."""
@@ -623,9 +664,9 @@ cdef class CoreTransaction:
         """(name, id, backend) of every keyspace this transaction sees."""
         return catalog_rows(self)
 
-    def create_keyspace(self, type cls, str name, str backend="btree"):
+    def create_keyspace(self, type cls, str name, str backend="btree", dict options=None):
         """Makes a keyspace; it exists for others once this transaction commits."""
-        return create_keyspace(self, cls, name, backend)
+        return create_keyspace(self, cls, name, backend, options)
 
     def drop_keyspace(self, str name):
         """Drops a keyspace and all that is in it, when this transaction commits."""

@@ -20,6 +20,7 @@ from ..base.coding cimport get64
 from ..txn.versions cimport version_value
 from .engine cimport Engine
 from .handles cimport CoreDatabase
+from .lsmface cimport copy_tables, lsm_totals, lsm_verify, tables_named
 
 cdef enum:
     COPY_PIECE = 1 << 20
@@ -59,6 +60,7 @@ def stats(CoreDatabase db):
         "pages": {"file_bytes": file_blocks * 512, "used_bytes": used * 512, "free_bytes": unused * 512, "pages": pids},
         "cache": {"frames": e.pool.frame_count, "bytes": e.pool.frame_count * e.store.page_size, "dirty": e.pool.dirty_count, "loads": e.pool.loads,
                   "evictions": e.pool.evictions},
+        "lsm": lsm_totals(e),
         "versions": {"live": table_live, "bytes": table_bytes, "horizon": horizon, "reads": m.reads_of_versions, "snapshots_lost": m.snapshots_lost},
         "transactions": {"visible_ts": visible, "last_ts": last, "snapshots": snapshots, "oldest_snapshot": oldest, "writers": writers,
                          "commits": m.commits, "aborts": m.aborts, "conflicts": m.conflicts, "deadlocks": m.deadlocks, "timeouts": m.timeouts},
@@ -101,8 +103,9 @@ def verify(CoreDatabase db, progress):
     cdef Engine e = db.engine
     cdef TxnManager m = e.txns
     cdef uint32_t i
-    cdef uint64_t before
+    cdef uint64_t end_lsn, turnover
     cdef list findings = []
+    cdef list doubts = []           # findings only if nothing changed under the walk
     cdef set pids = set()
     names = {}
     with db.core_transaction_plain() as txn:
@@ -113,30 +116,36 @@ def verify(CoreDatabase db, progress):
         latch_lock(&e.latch)
         while e.reaping:
             e.wait_checkpoint()
-        e.reaping = True              # trees being dropped stay whole while they are walked
+        e.reaping = True              # trees being dropped stay whole while they are looked at
+        end_lsn = e.log.end_lsn
+        turnover = e.store.turnover
         latch_unlock(&e.latch)
     try:
-        before = e.log.end_lsn
         for i in range(m.next_keyspace):
             if m.trees[i].state == TREE_NONE or m.trees[i].tree == NULL:
                 continue
             name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
             if progress is not None:
                 progress(f"keyspace {name}")
-            result = check_tree(<BTree>m.trees[i].tree, pids, findings, True)
+            if m.trees[i].lsm:
+                result = lsm_verify(e, i, findings)
+            else:
+                result = check_tree(<BTree>m.trees[i].tree, pids, findings, doubts, True)
             counts["keyspaces"][name] = result
+        held_blobs(e, pids)
+        if progress is not None:
+            progress("page file")
+        if not e.read_only:
+            store_check(e.store, pids, findings, doubts)
     finally:
         latch_enter(&e.latch)
         e.reaping = False
         if e.work_waits():
             e.poke()
+        quiet = e.log.end_lsn == end_lsn and e.store.turnover == turnover
         latch_unlock(&e.latch)
-    held_blobs(e, pids)
-    if progress is not None:
-        progress("page file")
-    # Pages that no tree names are a finding only when nothing moved under the walk.
-    if e.log.end_lsn == before and not e.read_only:
-        store_check(e.store, pids, findings)
+    if quiet:
+        findings.extend(doubts)
     if progress is not None:
         progress("log")
     try:
@@ -277,14 +286,15 @@ def backup(CoreDatabase db, str path):
                 raise_status(status)
         while e.checkpointing:
             status = e.wait_checkpoint()
+        e.hold_files += 1
         generation = e.store.pin_image()
         first = e.checkpoint_state.keep
         status = e.log.flush(e.log.end_lsn, SYNC)
-        end = e.log.synced_lsn
         latch_unlock(&e.latch)
     try:
         if status != OK:
             raise_status(status)
+        tables = tables_named(e, &end)
         if generation == 0:
             raise_status(fail(E_INVALID, b"too many backups at once"))
         with nogil:
@@ -292,6 +302,7 @@ def backup(CoreDatabase db, str path):
         if status != OK:
             raise_status(status)
         log_bytes = copy_log(e, target, log_dir, first, end)
+        table_bytes = copy_tables(e, tables, target, directory)
         lock_path = directory + b"/LOCK"
         status = target.open(lock_path, VFS_WRITE | VFS_CREATE, &lock_handle)
         if status == OK:
@@ -304,11 +315,12 @@ def backup(CoreDatabase db, str path):
             status = target.sync_dir(parent)
         if status != OK:
             raise_status(status)
-        return {"path": path, "generation": generation, "end_lsn": end, "log_bytes": log_bytes}
+        return {"path": path, "generation": generation, "end_lsn": end, "log_bytes": log_bytes, "table_bytes": table_bytes}
     finally:
         latch_enter(&e.latch)
         if generation:
             e.store.unpin_image(generation)
+        e.hold_files -= 1
         e.leave()
         latch_unlock(&e.latch)
         e.unpin_log(pin)

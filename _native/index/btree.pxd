@@ -38,6 +38,9 @@ cdef class BTree:                          # BTree(pool, id, root); root 0: call
     cdef int find(self, const char* key, size_t klen, Cell* cell, Need* need) noexcept nogil
     # For n <= MAX_BATCH keys at once, descending in step and prefetching: statuses[i] as of find; a lack is reported once, as the return value AGAIN.
     cdef int find_many(self, const char** keys, const size_t* klens, int n, Cell* cells, int* statuses, Need* need) noexcept nogil
+    # The pids of the leaves of keys[done] to keys[n - 1], which need not be here. OK; ABSENT (the root is the only leaf); AGAIN (a node above them is not:
+    # the pids below `done` are known and hold meanwhile, so that it is not all begun again).
+    cdef int leaves(self, const char** keys, const size_t* klens, int n, uint64_t* pids, int* done, Need* need) noexcept nogil
     # Position at the first key >=, > (or last <=, <) the key. OK, ABSENT (none), AGAIN. key NULL with SEEK_GE / SEEK_LE: the very first / last.
     cdef int seek(self, const char* key, size_t klen, int mode, Path* path, Need* need) noexcept nogil
     # From any leaf position to slot 0 of the next non-empty leaf / the last slot of the previous one. OK, ABSENT, AGAIN (position unchanged).
@@ -66,5 +69,6 @@ cdef class BTree:                          # BTree(pool, id, root); root 0: call
     cdef int destroy_last(self, int* freed, Need* need) noexcept nogil
 
 # (latch not held, GIL held) Walks the tree, checking every node (layout, fences against the parent, levels, sibling links, order, blob references);
-# returns findings; adds each pid met to `pids` (a set); counts keys, ghosts, pages by level, bytes used.
-cdef object check_tree(BTree tree, set pids, list findings, bint read_blobs)
+# returns findings; adds each pid met to `pids` (a set); counts keys, ghosts, pages by level, bytes used. `doubts` gets what is a finding only if no pid was
+# given out or taken back meanwhile.
+cdef object check_tree(BTree tree, set pids, list findings, list doubts, bint read_blobs)

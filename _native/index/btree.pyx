@@ -131,6 +131,34 @@ cdef class BTree:
                 fill_cell(&cells[i], frames[i], slots[i])
         return OK
 
+    cdef int leaves(self, const char** keys, const size_t* klens, int n, uint64_t* pids, int* done, Need* need) noexcept nogil:
+        cdef PoolCore* core = self.core
+        cdef Frame* f
+        cdef Frame* top
+        cdef int i, at
+        cdef size_t p
+        cdef int status = enter_root(core, self.id, self.root, need, &top)
+        if status != OK:
+            return status
+        if node_is_leaf(top.page):
+            return ABSENT
+        for i in range(done[0], n):
+            f = top
+            p = 0
+            while True:
+                at = inner_search(f.page, keys[i] + p, klens[i] - p)
+                if node_level(f.page) == 1:
+                    break
+                status = enter(core, self.id, f.page, at, klens[i], need, &f)
+                if unlikely(status != OK):
+                    return status
+                p = node_prefix_len(f.page)
+            pids[i] = node_child(f.page, at)
+            done[0] = i + 1
+            if likely(pids[i] < core.pids):
+                prefetch(&core.frame_of[pids[i]])
+        return OK
+
     cdef int seek(self, const char* key, size_t klen, int mode, Path* path, Need* need) noexcept nogil:
         cdef int status, last, count
         if key == NULL:
@@ -488,5 +516,5 @@ cdef class BTree:
         return OK
 
 
-cdef object check_tree(BTree tree, set pids, list findings, bint read_blobs):
-    return verify_tree(tree.pool, tree.id, tree.root, pids, findings, read_blobs)
+cdef object check_tree(BTree tree, set pids, list findings, list doubts, bint read_blobs):
+    return verify_tree(tree.pool, tree.id, tree.root, pids, findings, doubts, read_blobs)

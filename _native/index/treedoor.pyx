@@ -376,6 +376,35 @@ cdef class BTreeDoor:
             raise_status(rc)
         return result
 
+    def leaves(self, list keys):
+        """The pids of the keys' leaves, of which none is brought in; None when the root is the only one."""
+        cdef const char* ks[MAX_BATCH]
+        cdef size_t ns[MAX_BATCH]
+        cdef uint64_t pids[MAX_BATCH]
+        cdef int n = len(keys)
+        cdef int done = 0
+        cdef int i
+        cdef Need need
+        cdef int rc
+        if n > MAX_BATCH:
+            raise ValueError(f"at most {MAX_BATCH} keys")
+        for i in range(n):
+            ks[i] = PyBytes_AS_STRING(keys[i])
+            ns[i] = PyBytes_GET_SIZE(keys[i])
+        need_init(&need)
+        with nogil:
+            latch_lock(&self.latch)
+            rc = self.tree.leaves(ks, ns, n, pids, &done, &need)
+            while rc == AGAIN:
+                rc = need_secure(self.pool, &need)
+                if rc == OK:
+                    rc = self.tree.leaves(ks, ns, n, pids, &done, &need)
+            need_release(self.pool, &need)
+            latch_unlock(&self.latch)
+        if rc > ABSENT:
+            raise_status(rc)
+        return None if rc == ABSENT else [pids[i] for i in range(n)]
+
     cdef int do_seek(self, const char* k, size_t n, int mode, Path* path, Need* need) noexcept nogil:
         cdef int rc = self.tree.seek(k, n, mode, path, need)
         while rc == AGAIN:
@@ -462,7 +491,7 @@ cdef class BTreeDoor:
         """(report, findings)"""
         findings = []
         pids = set()
-        report = check_tree(self.tree, pids, findings, read_blobs)
+        report = check_tree(self.tree, pids, findings, findings, read_blobs)
         latch_enter(&self.latch)
         findings.extend({"what": what} for what in pool_check(self.pool))
         latch_unlock(&self.latch)
@@ -471,7 +500,7 @@ cdef class BTreeDoor:
 
     def check_store(self, set pids):
         findings = []
-        store_check(self.store, pids, findings)
+        store_check(self.store, pids, findings, findings)
         return findings
 
     def destroy(self, int budget):

@@ -4,4 +4,4 @@ from libc.stdint cimport uint32_t, uint64_t
 from ..page.pool cimport Pool
 
 # As check_tree of btree.pxd. GIL held, latch not held. Each page is looked at in a latch hold that has its whole path.
-cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, bint read_blobs)
+cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, list doubts, bint read_blobs)

@@ -6,12 +6,15 @@ from libc.stdlib cimport malloc, free
 from libc.string cimport memcpy
 
 from ..base.latch cimport latch_lock, latch_unlock
-from ..base.status cimport OK, AGAIN, E_CORRUPT, E_NOMEM, error_info, raise_status
+from ..base.status cimport OK, AGAIN, E_CORRUPT, E_NOMEM, error_info, fail_corrupt, raise_status
 from ..page.layout cimport layout_check
 from ..page.pool cimport PoolCore, Frame, pool_find
 from .place cimport Need, Path, MAX_LEVELS, LACK_PAGE, need_init, need_secure, need_release
 from .descent cimport edge_fault, lack
 from .node cimport *
+
+cdef enum:
+    LARGEST_BLOB = 1 << 30
 
 cdef struct Blob:
     uint64_t pid
@@ -201,8 +204,11 @@ cdef int whole_step(Pool pool, uint32_t keyspace, uint64_t root, Walk* w, bint r
 
 
 cdef int read_one(Pool pool, const Blob* blob) noexcept nogil:
-    cdef char* buf = <char*>malloc(blob.length + 1)
+    cdef char* buf
     cdef int status
+    if blob.length > LARGEST_BLOB:
+        return fail_corrupt("pages.dat", -1, "a large value longer than any may be", LARGEST_BLOB, blob.length)
+    buf = <char*>malloc(blob.length + 1)
     if buf == NULL:
         return E_NOMEM
     status = pool.store.read_blob(blob.pid, blob.length, buf)
@@ -214,7 +220,7 @@ cdef void add(list findings, uint32_t keyspace, uint64_t pid, what):
     findings.append({"file": "pages.dat", "keyspace": keyspace, "page": pid, "what": what})
 
 
-cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, bint read_blobs):
+cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, list doubts, bint read_blobs):
     cdef Walk* w = <Walk*>malloc(sizeof(Walk))
     cdef int status, i
     cdef dict pages = {}
@@ -249,13 +255,13 @@ cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, l
                 pages[w.levels[i]] = pages.get(w.levels[i], 0) + 1
                 used[w.levels[i]] = used.get(w.levels[i], 0) + w.used[i]
                 if w.pids[i] in pids:
-                    add(findings, keyspace, w.pids[i], "the page is used twice")
+                    add(doubts, keyspace, w.pids[i], "the page is used twice")
                 pids.add(w.pids[i])
             for i in range(w.blobs):
                 blobs += 1
                 blob_bytes += w.blob[i].length
                 if w.blob[i].pid in pids:
-                    add(findings, keyspace, w.blob[i].pid, "the page of a blob is used twice")
+                    add(doubts, keyspace, w.blob[i].pid, "the page of a blob is used twice")
                 pids.add(w.blob[i].pid)
                 if read_blobs:
                     with nogil:

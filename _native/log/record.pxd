@@ -17,7 +17,9 @@ cdef enum RecordType:          # on disk: never change
     R_NAME = 8                 # keyspace, klen, vlen, key (name), value (options): row of the table a segment opens with
     R_END = 9                  # a = first LSN of the next segment: the last record of a full segment
     R_CHECKPOINT = 10          # a = generation, b = checkpoint LSN: a note for readers, no effect
-    R_TYPES = 11               # not a type: one above the highest
+    R_EDIT = 11                # txn (a bulk load's, else 0), keyspace, value: a change of the tables an LSM-tree consists of; local to this copy of the database
+    R_DELETE_RANGE = 12        # txn, keyspace, a = 1 when there is no upper end, klen, vlen, key (the start), value (the stop)
+    R_TYPES = 13               # not a type: one above the highest
 
 cdef enum Field:               # a type's row is the set of these that it has; on disk they come in this order
     F_TXN = 1

@@ -15,6 +15,8 @@ ROWS = (
     ("name", R_NAME, F_KEYSPACE | F_KEY | F_VALUE),
     ("end", R_END, F_A),
     ("checkpoint", R_CHECKPOINT, F_A | F_B),
+    ("edit", R_EDIT, F_TXN | F_KEYSPACE | F_VALUE),
+    ("delete_range", R_DELETE_RANGE, F_TXN | F_KEYSPACE | F_A | F_KEY | F_VALUE),
 )
 # What `a` and `b` mean to people, per type.
 MEANING = {
@@ -24,6 +26,7 @@ MEANING = {
     "put_blob": ("blob", "length"),
     "end": ("next_lsn", None),
     "checkpoint": ("generation", "checkpoint_lsn"),
+    "delete_range": ("unbounded", None),
 }
 FIELD_NAMES = ((F_TXN, "txn"), (F_KEYSPACE, "keyspace"), (F_A, "a"), (F_B, "b"), (F_KEY, "key"), (F_VALUE, "value"))
 

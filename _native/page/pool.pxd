@@ -5,7 +5,10 @@ A frame that is dirty and belongs to an image being checkpointed is *frozen*: no
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from ..base.latch cimport Latch, Condition
-from .store cimport PageStore
+from .store cimport MapEntry, PageStore
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef unsigned long pthread_t
 
 cdef enum FrameState:
     FRAME_FREE = 0
@@ -13,6 +16,7 @@ cdef enum FrameState:
     FRAME_READY = 2
     FRAME_WRITING = 3        # being evicted: readable, not to be changed in place (clone), becomes clean or free
     FRAME_DETACHED = 4       # a frozen image whose page has been cloned: owned by the checkpoint
+    FRAME_BLOCK = 5          # a block of another file (a sorted table's): `older` is the address of the uint32_t that leads to it
 
 cdef struct Frame:
     char* page               # page_size bytes in the arena
@@ -34,6 +38,7 @@ cdef struct PoolCore:        # what hot paths touch; one per pool, address const
     uint32_t* frame_of       # pid -> frame number + 1, 0 = not here
     uint64_t pids            # length of frame_of
     uint32_t page_size
+    uint64_t tables_gone     # sorted tables that were closed: who has noted one in an earlier latch hold looks whether it is the same
 
 cdef inline Frame* pool_find(PoolCore* p, uint64_t pid) noexcept nogil:
     """The frame holding pid, ready to be read, or NULL."""
@@ -49,6 +54,44 @@ cdef inline Frame* pool_find(PoolCore* p, uint64_t pid) noexcept nogil:
         return NULL
     f.ref = 1
     return f
+
+cdef enum:
+    MAX_HELPERS = 3
+
+cdef struct Want:            # a page of a fetch
+    Frame* frame             # LOADING, pinned; NULL when it could not be had
+    MapEntry run
+    int status
+
+cdef enum FetchState:
+    FETCH_EMPTY = 0
+    FETCH_GATHERING = 1
+    FETCH_UNDER_WAY = 2
+    FETCH_DONE = 3
+
+cdef struct Fetch:           # pages on their way in together (fetch.pxd); zeroed before its first use
+    Want* wants              # by place in the file, once it is under way
+    uint64_t count
+    uint64_t room
+    uint64_t token           # of the store's readers
+    FetchState state
+    # under the crew's latch
+    Fetch* next
+    uint64_t claimed
+    uint64_t read
+
+cdef struct Crew:            # who reads for fetches
+    size_t span              # bytes read with one call at most: what each thread has room for
+    char* scratch            # of the thread that makes them
+    Fetch* gathering         # being made
+    int most                 # helpers there may be
+    int helpers
+    pthread_t threads[MAX_HELPERS]
+    Latch latch              # guards what follows
+    Fetch* first             # under way, the newest first
+    bint stop
+    Condition more
+    Condition read
 
 cdef class Pool:
     cdef PoolCore core
@@ -74,6 +117,7 @@ cdef class Pool:
     cdef uint64_t waiting                # threads in make_free or load
     cdef uint64_t progress               # counts whatever may help those who wait
     cdef Condition moved
+    cdef Crew* crew                      # NULL but during recovery
     cdef size_t batch_bytes              # packed content written with one call at most
     cdef char* chunks[64]                # the arena
     cdef size_t chunk_sizes[64]
@@ -99,6 +143,14 @@ cdef class Pool:
     cdef Frame* writable(self, Frame* f) noexcept nogil
     # After admit(1) and store.reserve_pids(1): a new dirty zeroed page.
     cdef Frame* new_page(self) noexcept nogil
+    # After admit_rollback(1): a frame for a block of another file, pinned; its owner fills it and then sets slot[0] to the frame's number + 1, which eviction clears.
+    cdef Frame* block_frame(self) noexcept nogil
+    cdef void block_ready(self, Frame* f, uint32_t* slot) noexcept nogil
+    # Gives such a frame back: it failed to load, or its file is going.
+    cdef void block_drop(self, Frame* f) noexcept nogil
+    # For who has the pool to himself: the pages of the arena's last n frames, which lie side by side, from the first on. NULL: some are in use.
+    cdef Frame* lend(self, uint64_t n) noexcept nogil
+    cdef void take_back(self, Frame* first, uint64_t n) noexcept nogil
     # Forgets the page of f, and frees its pid.
     cdef void drop_page(self, Frame* f) noexcept nogil
     cdef void forget(self, uint64_t pid) noexcept nogil   # frees pid, resident or not

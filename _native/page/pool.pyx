@@ -2,9 +2,10 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, qsort, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 from ..base.latch cimport condition_broadcast, condition_destroy, condition_init, condition_wait, latch_lock, latch_unlock
 from ..base.status cimport AGAIN, E_CORRUPT, E_NOMEM, E_USAGE, OK, fail, fail_corrupt, fail_n
+from .fetch cimport fetch_finish_all
 from .layout cimport layout_check, layout_pack, layout_unpack
 from .store cimport MAX_RESERVE
 
@@ -215,6 +216,51 @@ cdef class Pool:
             elif self.waiting:
                 self.moved_on()
 
+    # ---------------------------------------------------------------- blocks of other files
+
+    cdef Frame* block_frame(self) noexcept nogil:
+        cdef Frame* f = self.pop_free()
+        f.state = FRAME_BLOCK
+        f.pins = 1
+        f.ref = 1
+        f.older = NULL
+        return f
+
+    cdef void block_ready(self, Frame* f, uint32_t* slot) noexcept nogil:
+        f.older = <Frame*>slot
+        slot[0] = <uint32_t>(f - self.core.frames) + 1
+        self.loads += 1
+
+    cdef void block_drop(self, Frame* f) noexcept nogil:
+        if f.older is not NULL:
+            (<uint32_t*>f.older)[0] = 0
+            f.older = NULL
+        if f.pins == 0:
+            self.push_free(f)
+        else:                                           # its readers let go of it first
+            f.state = FRAME_DETACHED
+
+    cdef Frame* lend(self, uint64_t n) noexcept nogil:
+        cdef uint64_t first = self.frame_count - n
+        cdef uint64_t i
+        if n == 0 or n >= self.free_count:
+            return NULL
+        for i in range(n):                            # what is used last lies lowest in the stack
+            if self.free_frames[i] != self.frame_count - 1 - i:
+                return NULL
+        self.free_count -= n
+        memmove(self.free_frames, self.free_frames + n, self.free_count * sizeof(uint32_t))
+        for i in range(first, first + n):
+            self.core.frames[i].state = FRAME_BLOCK
+            self.core.frames[i].pins = 1
+        return &self.core.frames[first]
+
+    cdef void take_back(self, Frame* first, uint64_t n) noexcept nogil:
+        cdef uint64_t i
+        for i in range(n):
+            first[n - 1 - i].pins = 0
+            self.block_drop(&first[n - 1 - i])
+
     # ---------------------------------------------------------------- admission
 
     cdef bint enough(self, uint64_t n, bint capped) noexcept nogil:
@@ -289,6 +335,13 @@ cdef class Pool:
             self.hand += 1
             if self.hand >= self.frame_count:
                 self.hand = 0
+            if f.state == FRAME_BLOCK and f.pins == 0 and f.older is not NULL:
+                if f.ref:
+                    f.ref = 0
+                elif self.free_count < n:
+                    self.evictions += 1
+                    self.block_drop(f)
+                continue
             if f.state != FRAME_READY or f.pins or f.busy or f.frozen or f.older is not NULL:
                 continue
             if f.ref:
@@ -408,7 +461,8 @@ cdef class Pool:
                     f.ref = 1
                     out[0] = f
                     return OK
-                self.wait_moved(-1)
+                if not fetch_finish_all(self):
+                    self.wait_moved(-1)
             elif self.free_count == 0:
                 rc = self.find_free(1, False)
                 if rc != OK:
@@ -609,6 +663,10 @@ cdef object pool_check(Pool pool):
                 wrong.append(f"frame {i} is free, but not blank")
         elif i in on_stack:
             wrong.append(f"frame {i} is in use, but in the free list")
+        if f.state == FRAME_BLOCK:
+            if f.dirty or f.frozen or f.busy or f.pid or (f.older is not NULL and (<uint32_t*>f.older)[0] != i + 1):
+                wrong.append(f"frame {i} holds a block that does not lead to it")
+            continue
         if (f.state == FRAME_READY or f.state == FRAME_WRITING) != indexed and f.state != FRAME_LOADING:
             wrong.append(f"frame {i} of page {f.pid} is in state {f.state}, and {'' if indexed else 'not '}in the index")
         if f.state == FRAME_WRITING and not (f.busy and f.dirty):

@@ -4,8 +4,9 @@ from libc.string cimport memcpy, memset
 from ..base.coding cimport get16, put16, put32, put64
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport AGAIN, OK, raise_status
+from .fetch cimport fetch_close, fetch_finish, fetch_free, fetch_open, fetch_release, fetch_start, fetch_stop, fetch_want
 from .layout cimport PAGE_HEADER, PAGE_LEAF
-from .pool cimport FRAME_DETACHED, Frame, Pool, pool_check, pool_find
+from .pool cimport FRAME_DETACHED, Fetch, Frame, Pool, pool_check, pool_find
 from .store_door cimport StoreDoor
 
 
@@ -30,6 +31,7 @@ cdef class PoolDoor(StoreDoor):
     cdef readonly Pool pool
     cdef public uint64_t log_end
     cdef public uint64_t live_versions
+    cdef Fetch fetches[2]
 
     def __init__(self, vfs, path, page_size=4096, create=False, read_only=False, cache_bytes=0, volatile_only=False):
         StoreDoor.__init__(self, vfs, path, page_size, create, read_only)
@@ -161,6 +163,56 @@ cdef class PoolDoor(StoreDoor):
                 fill(f.page, self.pool.core.page_size, pid, p, n)
             latch_unlock(&self.latch)
         return pid or None
+
+    def fetch_open(self, int helpers):
+        cdef int rc = fetch_open(self.pool, helpers)
+        if rc != OK:
+            raise_status(rc)
+
+    def fetch_want(self, int which, pids, uint64_t most=1 << 30):
+        """How many it took before it was full."""
+        cdef uint64_t pid
+        cdef bint more = True
+        taken = 0
+        for pid in pids:
+            with nogil:
+                latch_lock(&self.latch)
+                more = fetch_want(self.pool, &self.fetches[which], pid, most)
+                latch_unlock(&self.latch)
+            if not more:
+                break
+            taken += 1
+        return taken
+
+    def fetch_start(self, int which):
+        with nogil:
+            latch_lock(&self.latch)
+            fetch_start(self.pool, &self.fetches[which])
+            latch_unlock(&self.latch)
+
+    def fetch_finish(self, int which):
+        with nogil:
+            latch_lock(&self.latch)
+            fetch_finish(self.pool, &self.fetches[which])
+            latch_unlock(&self.latch)
+
+    def fetch_release(self, int which):
+        with nogil:
+            latch_lock(&self.latch)
+            fetch_release(self.pool, &self.fetches[which])
+            latch_unlock(&self.latch)
+
+    def fetch_stop(self):
+        fetch_stop(self.pool)
+
+    def fetch_close(self):
+        """Releases both fetches first."""
+        cdef int which
+        for which in range(2):
+            self.fetch_release(which)
+            fetch_free(&self.fetches[which])
+        with nogil:
+            fetch_close(self.pool)
 
     def mark(self, uint64_t pid):
         cdef Frame* f = pool_find(&self.pool.core, pid)

@@ -15,6 +15,7 @@ from .space cimport Space
 
 cdef enum:
     BLOCK = 512
+    MEMORY_HEAD = 8             # before a large value in `memory`: its length
     SUPERBLOCK_SIZE = 4096           # two of them, at 0 and 4096; data from block 16 on
 
 cdef struct MapEntry:                # on disk: 16 bytes, little-endian
@@ -123,6 +124,8 @@ cdef class PageStore:
     cdef int space_state
     cdef Space space
     cdef uint64_t inflight           # blocks allocated, not yet named
+    cdef uint64_t moves              # times that a run was taken, named or let go of
+    cdef uint64_t turnover           # pids given out and taken back, ever
     cdef bint trimming
     cdef Condition changed           # space_state, trimming
     cdef List free_pids              # uint64_t
@@ -136,7 +139,7 @@ cdef class PageStore:
     cdef uint64_t outside_epoch
     cdef ImagePin pins[MAX_IMAGE_PINS]
     cdef uint64_t foreign
-    cdef IdMap* memory                # large values that a read-only opening replayed: pid -> bytes; NULL when it may write
+    cdef IdMap* memory                # large values that a read-only opening replayed: pid -> length and bytes; NULL when it may write
 
     cdef void init(self, Vfs vfs, Latch* latch) noexcept                 # GIL held; before anything else
 
@@ -193,6 +196,7 @@ cdef class PageStore:
     # no latch. Copies the image that pin_image pinned as `generation` to a new file, superblocks and all, and syncs it.
     cdef int copy_image(self, uint64_t generation, Vfs other, const char* path) noexcept nogil
     # latch. used = file size while the free space is not yet known.
+    cdef void renamed(self, const char* path) noexcept nogil                                # the file has another name from now on
     cdef void usage(self, uint64_t* file_blocks, uint64_t* used_blocks, uint64_t* free_blocks, uint64_t* pids) noexcept nogil
 
     # --- for this module
@@ -218,6 +222,7 @@ cdef class PageStore:
     cdef void reuse_later_pids(self) noexcept nogil
     cdef int locate(self, uint64_t pid, MapEntry* e, uint64_t* token) noexcept nogil
 
-# GIL held, latch not held, no writer and no checkpoint under way: every live pid has a run with a good CRC (one never written yet is skipped), every pid in
-# the map is live, no runs overlap, the counts agree. Appends {"file", "offset", "what"} to findings.
-cdef object store_check(PageStore store, set live_pids, list findings)
+# GIL held, latch not held: every live pid has a run with a good CRC (one never written yet is skipped), every pid in the map is live, no runs overlap, the
+# counts agree. Appends {"file", "offset", "what"} to findings; to doubts what is one only if no pid was given out, taken back or linked since live_pids
+# was gathered (`turnover` tells of the first two). Overlaps and counts are left out when runs moved meanwhile.
+cdef object store_check(PageStore store, set live_pids, list findings, list doubts)

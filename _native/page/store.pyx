@@ -128,7 +128,7 @@ cdef class PageStore:
         self.image = 0
         self.failed = 0
         self.foreign = 0
-        self.inflight = 0
+        self.inflight = self.moves = self.turnover = 0
         self.root_born = 0
         self.meta_born = 0
         memset(self.pins, 0, sizeof(self.pins))
@@ -257,6 +257,7 @@ cdef class PageStore:
 
     cdef uint64_t alloc_pid(self) noexcept nogil:
         cdef uint64_t pid
+        self.turnover += 1
         if self.free_pids.count:
             self.free_pids.count -= 1
             pid = (<uint64_t*>self.free_pids.items)[self.free_pids.count]
@@ -295,6 +296,7 @@ cdef class PageStore:
         cdef Pending later
         if pid == 0 or pid >= self.next_pid:
             return
+        self.turnover += 1
         if self.pages[mp] is NULL or self.space_state == SPACE_BUILDING or self.own_copy(mp) != OK:
             later.pid = pid
             later.generation = self.generation
@@ -381,16 +383,19 @@ cdef class PageStore:
         rc = space_alloc(&self.space, n, block)
         if rc == OK:
             self.inflight += n
+            self.moves += 1
         return rc
 
     cdef void give_back(self, uint64_t block, uint64_t n) noexcept nogil:
         """(latch) Undoes `take`: no map names the run yet."""
         space_release(&self.space, block, n)
         self.inflight -= n
+        self.moves += 1
 
     cdef void release_run(self, const MapEntry* e, uint32_t born, uint32_t tag) noexcept nogil:
         """(latch) The run was written in generation `born`, and replaced in `tag`."""
         cdef Deferred d
+        self.moves += 1
         born &= ~BORN_FREE
         if born >= tag:
             self.retire(0, e)
@@ -461,6 +466,7 @@ cdef class PageStore:
             push(&self.retired[self.epoch % 3], &r, sizeof(Retired))
 
     cdef void apply_retired(self, const Retired* r) noexcept nogil:
+        self.moves += 1
         if r.pid == 0:
             space_release(&self.space, r.run.block, r.run.blocks)
         elif self.image:
@@ -511,6 +517,7 @@ cdef class PageStore:
         cdef uint32_t born = self.born[mp][i]
         cdef MapEntry* now = &self.pages[mp][i]
         self.inflight -= e.blocks
+        self.moves += 1
         if (born & ~BORN_FREE) > generation:           # freed, or written anew, since the freeze: for the image only
             self.copies[mp][i] = e[0]
             self.flags[mp] |= IMAGED
@@ -654,7 +661,9 @@ cdef class PageStore:
     cdef int read_blob(self, uint64_t pid, uint64_t length, char* out) noexcept nogil:
         cdef uint64_t* held = idmap_get(self.memory, pid) if self.memory is not NULL else NULL
         if held is not NULL:
-            memcpy(out, <const char*>held[0], length)
+            if get64(<const char*>held[0]) != length:
+                return fail_corrupt(self.path, -1, b"Large value in the log: its length contradicts the page", get64(<const char*>held[0]), length)
+            memcpy(out, <const char*>held[0] + MEMORY_HEAD, length)
             return OK
         return large_read(self, pid, length, out)
 
@@ -726,6 +735,9 @@ cdef class PageStore:
         if freer:
             self.release_deferred()
 
+    cdef void renamed(self, const char* path) noexcept nogil:
+        snprintf(self.path, sizeof(self.path), "%s", path)
+
     cdef void usage(self, uint64_t* file_blocks, uint64_t* used_blocks, uint64_t* free_blocks, uint64_t* pids) noexcept nogil:
         if self.space_state == SPACE_READY:
             file_blocks[0] = self.space.high
@@ -748,5 +760,5 @@ cdef class PageStore:
         return upkeep_copy(self, generation, other, path)
 
 
-cdef object store_check(PageStore store, set live_pids, list findings):
-    return upkeep_check(store, live_pids, findings)
+cdef object store_check(PageStore store, set live_pids, list findings, list doubts):
+    return upkeep_check(store, live_pids, findings, doubts)

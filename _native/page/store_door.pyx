@@ -281,5 +281,5 @@ cdef class StoreDoor:
 
     def check(self, live):
         findings = []
-        store_check(self.store, set(live), findings)
+        store_check(self.store, set(live), findings, findings)
         return findings

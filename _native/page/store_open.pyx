@@ -58,6 +58,9 @@ cdef int read_superblocks(PageStore s) noexcept nogil:
         return fail_corrupt(s.path, best * SUPERBLOCK_SIZE, b"Superblock: impossible page size", 0, s.sb.page_size)
     if s.sb.generation >= BORN_FREE - 1 or s.sb.generation == 0:
         return fail_corrupt(s.path, best * SUPERBLOCK_SIZE, b"Superblock: impossible generation", 0, s.sb.generation)
+    if s.sb.next_commit_ts >> 62 or s.sb.next_txn >> 62:
+        return fail_corrupt(s.path, best * SUPERBLOCK_SIZE, b"Superblock: impossible commit timestamp or transaction", 0,
+                            s.sb.next_commit_ts if s.sb.next_commit_ts >> 62 else s.sb.next_txn)
     s.page_size = s.sb.page_size
     s.generation = <uint32_t>s.sb.generation + 1
     return OK

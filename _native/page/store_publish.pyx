@@ -159,6 +159,7 @@ cdef int publish_image(PageStore s, uint32_t image, const Superblock* fields, co
         s.root_born = image
         s.meta_born = image
         s.inflight -= sb.map_root.blocks + sb.meta.blocks
+        s.moves += 1
         s.sb = sb
         s.image = 0
         s.release_deferred()

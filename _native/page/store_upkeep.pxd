@@ -6,4 +6,4 @@ from .store cimport PageStore
 cdef int upkeep_compact(PageStore s, uint64_t budget, uint64_t* moved) noexcept nogil
 cdef int upkeep_trim(PageStore s) noexcept nogil
 cdef int upkeep_copy(PageStore s, uint64_t generation, Vfs other, const char* path) noexcept nogil
-cdef object upkeep_check(PageStore s, set live_pids, list findings)
+cdef object upkeep_check(PageStore s, set live_pids, list findings, list doubts)

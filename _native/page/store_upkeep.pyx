@@ -64,6 +64,7 @@ cdef int move(PageStore s, const Move* m, char* buf, uint64_t* moved) noexcept n
         latch_unlock(s.latch)
         return OK
     s.inflight += m.run.blocks
+    s.moves += 1
     token = s.reader_begin()
     latch_unlock(s.latch)
     rc = copy_run(s, &m.run, block, buf)
@@ -221,11 +222,13 @@ cdef uint64_t list_blocks(PageStore s) noexcept nogil:
     return total
 
 
-cdef object upkeep_check(PageStore s, set live_pids, list findings):
+cdef object upkeep_check(PageStore s, set live_pids, list findings, list doubts):
     cdef Space space
     cdef MapEntry e
     cdef const char* wrong = NULL
-    cdef uint64_t pid, end, used = 0, waiting = 0, token = 0
+    cdef uint64_t pid, end, used = 0, waiting = 0, token = 0, moves
+    cdef bint still = False
+    cdef list placed = []           # what is a finding only if no run moves while this goes on
     cdef uint32_t born = 0
     cdef int rc
     cdef char* buf = <char*>malloc(PIECE)
@@ -242,6 +245,7 @@ cdef object upkeep_check(PageStore s, set live_pids, list findings):
         with nogil:
             latch_lock(s.latch)
             end = s.next_pid
+            moves = s.moves
             for pid in range(s.map_count):
                 if s.dir[pid].block and rc == OK:
                     rc = space_mark(&space, s.dir[pid].block, s.dir[pid].blocks)
@@ -270,7 +274,7 @@ cdef object upkeep_check(PageStore s, set live_pids, list findings):
                     latch_unlock(s.latch)
             if e.block == 0:
                 if pid in live_pids and (born == 0 or born & BORN_FREE):
-                    findings.append(finding(s, None, f"page {pid} is in use, but the page map does not have it"))
+                    doubts.append(finding(s, None, f"page {pid} is in use, but the page map does not have it"))
                 continue
             if rc == E_CORRUPT:
                 findings.append(finding(s, e.block * BLOCK, f"page {pid}: {error_info().text.decode()}, "
@@ -279,15 +283,15 @@ cdef object upkeep_check(PageStore s, set live_pids, list findings):
                 raise_status(rc)
             # One that recovery gave up before its part of the map was in memory is freed when that is next changed.
             if pid not in live_pids and not s.pid_is_free(pid):
-                findings.append(finding(s, e.block * BLOCK, f"page {pid} is in the page map, but nothing refers to it"))
+                doubts.append(finding(s, e.block * BLOCK, f"page {pid} is in the page map, but nothing refers to it"))
             rc = space_mark(&space, e.block, e.blocks)
             if rc >= E_NOMEM:
                 raise_status(rc)
             if rc != OK:
-                findings.append(finding(s, e.block * BLOCK, f"page {pid} overlaps another"))
+                placed.append(finding(s, e.block * BLOCK, f"page {pid} overlaps another"))
         for known in live_pids:
             if not 0 < known < end:
-                findings.append(finding(s, None, f"page {known} is in use, but was never given out"))
+                doubts.append(finding(s, None, f"page {known} is in use, but was never given out"))
         if s.space_state == SPACE_READY:
             with nogil:
                 latch_lock(s.latch)
@@ -298,8 +302,14 @@ cdef object upkeep_check(PageStore s, set live_pids, list findings):
             if wrong is not NULL:
                 findings.append(finding(s, None, wrong.decode()))
             if used != space.used + waiting:
-                findings.append(finding(s, None, f"{used} blocks are marked as used, but {space.used} are named and "
-                                        f"{waiting} wait to be freed"))
+                placed.append(finding(s, None, f"{used} blocks are marked as used, but {space.used} are named and "
+                                      f"{waiting} wait to be freed"))
+        with nogil:
+            latch_lock(s.latch)
+            still = s.moves == moves
+            latch_unlock(s.latch)
+        if still:
+            findings.extend(placed)
     finally:
         free(buf)
         space_clear(&space)

@@ -11,6 +11,7 @@ cdef struct BlobWrite:
     uint64_t block
     uint64_t length
     uint64_t written
+    uint64_t room               # in memory, of a read-only opening
     uint32_t crc
 
 # latch (released meanwhile).

@@ -1,13 +1,13 @@
 """Large values: see blob.pxd."""
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport malloc, free
+from libc.stdlib cimport malloc, realloc, free
 from libc.string cimport memcpy
 from ..base.checksum cimport crc32c
 from ..base.coding cimport put64
 from ..base.latch cimport latch_lock, latch_unlock
-from ..base.idmap cimport idmap_put, idmap_remove
+from ..base.idmap cimport idmap_get, idmap_put, idmap_remove
 from ..base.status cimport OK, AGAIN, E_NOMEM, fail
-from ..page.store cimport BLOCK
+from ..page.store cimport BLOCK, MEMORY_HEAD
 from .transaction cimport TxnManager, Lack
 from .versions cimport Txn
 
@@ -23,8 +23,10 @@ cdef int blob_start(TxnManager m, uint64_t length, BlobWrite* b, Lack* lack) noe
     b.pid = m.store.alloc_pid()
     if m.read_only:
         # Recovery of a database opened read-only writes no file: the value stays in memory.
-        b.block = <uint64_t>malloc(length + 1)
+        b.room = 0
+        b.block = <uint64_t>malloc(MEMORY_HEAD)
         if b.block != 0 and idmap_put(&m.memory_blobs, b.pid, b.block) == 0:
+            put64(<char*>b.block, length)
             return OK
         free(<void*>b.block)
         m.pool.forget(b.pid)
@@ -39,12 +41,29 @@ cdef int blob_start(TxnManager m, uint64_t length, BlobWrite* b, Lack* lack) noe
     return status
 
 
+cdef int memory_grow(TxnManager m, BlobWrite* b, uint64_t n) noexcept nogil:
+    """Room for n bytes: memory goes by what the log holds, not by the length that it announces."""
+    cdef uint64_t room = min(max(n, 2 * b.room), b.length)
+    cdef void* grown
+    if n <= b.room:
+        return OK
+    grown = realloc(<void*>b.block, MEMORY_HEAD + room)
+    if grown == NULL:
+        return E_NOMEM
+    b.block = <uint64_t>grown
+    b.room = room
+    idmap_get(&m.memory_blobs, b.pid)[0] = b.block
+    return OK
+
+
 cdef int blob_append(TxnManager m, BlobWrite* b, const char* data, size_t n) noexcept nogil:
     cdef size_t padded = (n + BLOCK - 1) // BLOCK * BLOCK, whole = n // BLOCK * BLOCK
     cdef int status = OK
     cdef char tail[BLOCK]
     if m.read_only:
-        memcpy(<char*>b.block + b.written, data, n)
+        if memory_grow(m, b, b.written + n) != OK:
+            return fail(E_NOMEM, "no memory to replay a large value")
+        memcpy(<char*>b.block + MEMORY_HEAD + b.written, data, n)
         b.written += n
         return OK
     if whole:

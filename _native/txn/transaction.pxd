@@ -4,14 +4,23 @@ All methods are nogil and under the engine latch.  One that cannot go on without
 `Lack` what it is; the caller calls `secure` (which releases the latch while it waits) and then the method again.  `settle` ends an operation.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from ..base.coding cimport get32
 from ..base.idmap cimport IdMap
 from ..base.latch cimport Latch, Condition
+from ..base.status cimport AGAIN
 from ..log.writer cimport LogWriter
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
+from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree, Need, Path, Cell
-from .versions cimport Txn, Version, VersionTable
+from ..index.compaction cimport Work
+from ..index.lsm cimport LsmTree
+from ..index.sstable cimport BlockNeed
+from .versions cimport RangeLock, Txn, Version, VersionTable
 from .clock cimport Clock
+
+cdef enum:
+    MAX_KEYSPACES = 1 << 24     # ids are never used again: this many creations in a database's life
 
 cdef enum TreeState:
     TREE_NONE = 0
@@ -19,7 +28,8 @@ cdef enum TreeState:
     TREE_DROPPING = 2           # nobody may see it any more, once no snapshot is older than drop_ts
 
 cdef struct Tree:
-    void* tree                  # a BTree, kept alive by TxnManager.tree_objects
+    void* tree                  # a BTree or an LsmTree, kept alive by TxnManager.tree_objects
+    bint lsm                    # which
     int state
     Txn* created_by             # its creation is not committed yet
     Txn* dropped_by             # its drop is not committed yet: an exclusive lock on the keyspace
@@ -33,6 +43,10 @@ cdef struct Found:
 
 cdef struct Lack:
     Need need                   # pages, frames, pids
+    BlockNeed blocks            # blocks of sorted tables
+    bint held                   # something was fetched for the operation: settle gives it back
+    void* stall                 # an LsmTree whose background work has fallen behind,
+    int64_t delay               # and microseconds to wait for it; 0: until it has caught up
     size_t log_bytes            # room in the log
     bint log_ends               # room for the end record of a transaction
     Txn* blocker                # a row lock
@@ -42,11 +56,17 @@ cdef enum Operation:            # what write() is to do
     OP_PUT = 1
     OP_DELETE = 2
     OP_LOCK = 3
+    OP_DELETE_BLIND = 4         # without a look whether it is there, where the tree can spare that
+    OP_DELETE_RANGE = 5         # of an LSM-tree: all keys from the key on and below the value; flags RANGE_UNBOUNDED: to the end
 
 cdef enum:
     CATALOG = 0                 # keyspace id of the catalogue: name -> id, backend
     END_BYTES = 96              # log room kept for the end record of each writer
-    CATALOG_ROW = 8             # u32 id, u8 backend, 3 bytes zero
+    CATALOG_ROW = 8             # u32 id, u8 backend, 3 bytes zero; for an LSM-tree its options follow:
+    LSM_ROW = 32                # u8 style, u8 compression, u8 bits per key, u8 0, u32 table size / 1024, u64 memtable size, u64 time to live
+    BTREE_BACKEND = 0           # on disk: never change
+    LSM_BACKEND = 1
+    RANGE_UNBOUNDED = 1
 
 cdef class TxnManager:
     # constant after attach()
@@ -55,6 +75,8 @@ cdef class TxnManager:
     cdef Pool pool
     cdef PageStore store
     cdef list tree_objects
+    cdef Vfs vfs
+    cdef bytes lsm_directory    # of all LSM-trees' tables
     cdef uint64_t version_budget
     cdef uint64_t transaction_budget
     # under the latch
@@ -73,9 +95,15 @@ cdef class TxnManager:
     cdef Txn* garbage           # committed, with versions some snapshot may still need; by commit timestamp
     cdef Txn* garbage_tail
     cdef Txn* free_txns
+    cdef RangeLock* range_locks  # of all transactions, newest first
     cdef uint64_t commits, aborts, conflicts, deadlocks, timeouts, reads_of_versions, snapshots_lost
     cdef uint64_t dropping      # trees in state TREE_DROPPING
     cdef uint64_t lazy_lsn      # end of the newest commit that nobody waits for
+    cdef uint64_t last_wall     # newest reading of the wall clock, in microseconds
+    cdef bint lsm_helpless      # no thread does LSM-trees' work: a writer that has to wait does it itself
+    cdef Condition lsm_moved    # that work got on, or is wanted
+    cdef Condition lsm_delays   # for writers that are slowed; never signalled
+    cdef Work lsm_own           # for work done by writers
     # own synchronisation (atomic)
     cdef Txn* orphans
 
@@ -90,6 +118,7 @@ cdef class TxnManager:
     cdef int rollback_to(self, Txn* t, int depth, Lack* lack) noexcept nogil
     cdef void end_aborted(self, Txn* t) noexcept nogil
     cdef void queue_abort(self, Txn* t) noexcept nogil         # no latch: a handle was dropped
+    cdef bint has_orphans(self) noexcept nogil
     cdef Txn* take_orphans(self) noexcept nogil                # no latch
 
     # --- operations. t NULL: the newest visible state
@@ -103,9 +132,11 @@ cdef class TxnManager:
     cdef void settle(self, Lack* lack) noexcept nogil
 
     cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil
+    cdef int claim(self, Txn* t, Version* head, bint* fresh, Lack* lack) noexcept nogil
+    cdef int catch_up(self, Txn* t, LsmTree tree, int64_t delay) noexcept nogil
     cdef uint64_t append(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
                          uint16_t flags, uint64_t blob_number) noexcept nogil
-    cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil
+    cdef void catalog_changed(self, Txn* t, int op, const char* before, size_t n, const char* after, uint64_t lsn) noexcept nogil
     cdef void commit_catalog(self, Txn* t) noexcept nogil
     cdef void drop_locks(self, Txn* t) noexcept nogil
     cdef void recycle(self, Txn* t) noexcept nogil
@@ -118,5 +149,14 @@ cdef class TxnManager:
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil
     cdef int tree_admit(self, uint32_t keyspace) noexcept nogil
     cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil
+
+cdef inline bint row_valid(const char* row, size_t n) noexcept nogil:
+    """Whether these bytes can be a row of the catalogue."""
+    return ((n == CATALOG_ROW and row[4] == BTREE_BACKEND) or (n == LSM_ROW and row[4] == LSM_BACKEND)) and get32(row) != CATALOG
+
+cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
+    l.blocker = owner
+    l.blocker_wakes = owner.wakes
+    return AGAIN
 
 cdef void lack_init(Lack* l) noexcept nogil

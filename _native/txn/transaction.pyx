@@ -6,22 +6,26 @@ flush shared with others, then publication in log order (law 8), then garbage.  
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, realloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from ..base.coding cimport get32, get64
 from ..base.idmap cimport idmap_init, idmap_destroy
-from ..base.latch cimport condition_init, condition_destroy, wall_micros
-from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
+from ..base.latch cimport condition_broadcast, condition_init, condition_destroy, condition_wait, monotonic_micros
+from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_FULL, E_INTERRUPT, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
                             E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n, fail_corrupt)
 from ..log.record cimport Record, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD
 from ..log.writer cimport LAZY, OS, SYNC
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
 from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
+from ..index.compaction cimport Horizon, compaction_run, flush_oldest
+from ..index.pick cimport Pick, compaction_pick
+from ..index.sstable cimport block_need_init, block_need_release, block_need_secure
 from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
                         arena_release, hash_key, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
-from .deadlock cimport wait_for, wake_waiters
+from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, collect, prune
+from .lsmops cimport lsm_commit, lsm_delete_range, lsm_horizon, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_release, wall_now
 from .undo cimport undo
 
 cdef extern from *:
@@ -38,23 +42,29 @@ cdef extern from *:
     int el_swap(void** p, void* old, void* new) noexcept nogil
     void* el_take(void** p) noexcept nogil
 
-cdef enum:
-    MAX_KEYSPACES = 1 << 24     # ids are never used again: this many creations in a database's life
-
 cdef uint64_t NEWEST = <uint64_t>-1
 
 
 cdef void lack_init(Lack* l) noexcept nogil:
     need_init(&l.need)
+    block_need_init(&l.blocks)
     l.log_bytes = 0
     l.log_ends = False
     l.blocker = NULL
+    l.stall = NULL
+    l.delay = 0
+    l.held = False
 
 
-cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
-    l.blocker = owner
-    l.blocker_wakes = owner.wakes
-    return AGAIN
+cdef inline bint holds_in(const Txn* t, uint32_t keyspace) noexcept nogil:
+    """Whether the transaction has changed or locked a row of the keyspace."""
+    cdef Version* v = t.newest
+    if t.keyspaces & (<uint64_t>1 << (keyspace & 63)):
+        while v != NULL:
+            if v.keyspace == keyspace and v.linked:
+                return True
+            v = v.previous
+    return False
 
 
 cdef class TxnManager:
@@ -63,13 +73,27 @@ cdef class TxnManager:
         self.tree_objects = []
         if table_init(&self.table) != OK or idmap_init(&self.memory_blobs) != 0:
             raise MemoryError("no memory for the version table")
+        condition_init(&self.lsm_moved)
+        condition_init(&self.lsm_delays)
         self.next_txn = 1
         self.next_keyspace = 1
 
     def __dealloc__(self):
-        cdef Txn* t = self.take_orphans()
+        cdef Txn* lists[2]
+        cdef Txn* t
         cdef Txn* following
         cdef uint64_t i
+        lists[0] = self.clock.first_writer       # those of an opening that failed, or that a closing without checkpoint left,
+        lists[1] = self.garbage
+        for i in range(2):
+            t = lists[i]
+            while t != NULL:
+                following = t.writer_next
+                if not t.handle:                 # a handle that has gone has left its own among the orphans
+                    t.queue_next = self.free_txns
+                    self.free_txns = t
+                t = following
+        t = self.take_orphans()
         while t != NULL:
             following = t.orphan_next
             t.queue_next = self.free_txns
@@ -90,6 +114,9 @@ cdef class TxnManager:
                     free(<void*>self.memory_blobs.values[i])
         idmap_destroy(&self.memory_blobs)
         table_destroy(&self.table)
+        ranges_free(self)
+        condition_destroy(&self.lsm_moved)
+        condition_destroy(&self.lsm_delays)
         free(self.trees)
 
     # --- life of a transaction
@@ -101,7 +128,8 @@ cdef class TxnManager:
             t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
-            t.snapshot_lost = t.catalog = t.undoing = t.locks = False
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = False
+            t.wall = 0
             t.depth = 0
             t.deadline = 0
             t.queue_next = NULL
@@ -164,7 +192,9 @@ cdef class TxnManager:
         self.clock.last_ts += 1
         t.commit_ts = self.clock.last_ts
         r.a = t.commit_ts
-        r.b = <uint64_t>wall_micros()
+        r.b = wall_now(self)
+        if t.lsm or t.ranges:
+            lsm_commit(self, t, t.commit_ts, r.b)
         self.log.reserve_ends(-END_BYTES)
         t.last_lsn = self.log.append(&r)
         t.commit_lsn = self.log.end_lsn
@@ -260,7 +290,7 @@ cdef class TxnManager:
             status = self.check(t, False)
             if status != OK:
                 return status
-            if t.newest != NULL and t.newest.lsn > lsn:
+            if (t.newest != NULL and t.newest.lsn > lsn) or (t.ranges and ranges_above(self, t, lsn)):
                 if t.id != 0:
                     status = self.log.reserve(RECORD_OVERHEAD)
                     if status != OK:
@@ -283,9 +313,10 @@ cdef class TxnManager:
         cdef uint32_t i
         for i in range(1, self.next_keyspace):
             if self.trees[i].dropped_by == t:
-                self.trees[i].state = TREE_DROPPING
-                self.trees[i].drop_ts = t.commit_ts
-                self.dropping += 1
+                if self.trees[i].state == TREE_LIVE:
+                    self.trees[i].state = TREE_DROPPING
+                    self.trees[i].drop_ts = t.commit_ts
+                    self.dropping += 1
             elif self.trees[i].created_by != t:
                 continue
             self.trees[i].created_by = self.trees[i].dropped_by = NULL
@@ -297,6 +328,9 @@ cdef class TxnManager:
             t.orphan_next = <Txn*>old
             if el_swap(<void**>&self.orphans, old, t):
                 return
+
+    cdef bint has_orphans(self) noexcept nogil:
+        return el_load(<void**>&self.orphans) != NULL
 
     cdef Txn* take_orphans(self) noexcept nogil:
         return <Txn*>el_take(<void**>&self.orphans)
@@ -331,31 +365,33 @@ cdef class TxnManager:
         cdef Tree* grown
         if keyspace < self.tree_room:
             return OK
-        if keyspace > MAX_KEYSPACES:
+        if keyspace >= MAX_KEYSPACES:
             return fail_corrupt("pages.dat", -1, "a keyspace id that cannot be", MAX_KEYSPACES, keyspace)
         while room <= keyspace:
-            room *= 2
-        grown = <Tree*>realloc(self.trees, room * sizeof(Tree))
+            room *= 2                            # a power of two, as MAX_KEYSPACES is
+        grown = <Tree*>calloc(room, sizeof(Tree))      # a large one is touched only where keyspaces are
         if grown == NULL:
             return fail(E_NOMEM, "no memory for the table of keyspaces")
-        memset(grown + self.tree_room, 0, (room - self.tree_room) * sizeof(Tree))
+        if self.tree_room:
+            memcpy(grown, self.trees, self.tree_room * sizeof(Tree))
+        free(self.trees)
         self.trees = grown
         self.tree_room = room
         return OK
 
     cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil:
-        """AGAIN, with one of them, while transactions other than t have uncommitted changes in the keyspace."""
+        """AGAIN, with one of them, while transactions other than t have uncommitted changes or locked rows in the keyspace."""
         cdef Txn* w = self.clock.first_writer
-        cdef Version* v
         while w != NULL:
-            if w != t and w.keyspaces & (<uint64_t>1 << (keyspace & 63)):
-                v = w.newest
-                while v != NULL:
-                    if v.keyspace == keyspace and v.linked:
-                        return must_wait(lack, w)
-                    v = v.previous
+            if w != t and holds_in(w, keyspace):
+                return must_wait(lack, w)
             w = w.writer_next
-        return OK
+        w = self.clock.oldest_snapshot
+        while w != NULL:
+            if w != t and w.locks and not w.in_writers and holds_in(w, keyspace):      # it has only locked rows so far
+                return must_wait(lack, w)
+            w = w.snap_next
+        return ranges_in(self, t, keyspace, lack)
 
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil:
         """Whether the reader may look into the keyspace."""
@@ -375,6 +411,8 @@ cdef class TxnManager:
         status = self.readable(t, keyspace)
         if status != OK:
             return status
+        if self.trees[keyspace].lsm:
+            return lsm_read(self, t, <LsmTree>self.trees[keyspace].tree, key, klen, out, lack)
         status = (<BTree>self.trees[keyspace].tree).find(key, klen, &cell, &lack.need)
         if status != OK:
             return status
@@ -415,10 +453,9 @@ cdef class TxnManager:
         cdef Tree* e
         cdef Version* head = NULL
         cdef Version* pruned = NULL
-        cdef Txn* owner
         cdef Path path
         cdef Cell cell
-        cdef uint64_t hash = 0, floor
+        cdef uint64_t hash = 0
         cdef uint16_t before = 0
         cdef size_t image
         cdef int status
@@ -436,6 +473,12 @@ cdef class TxnManager:
             return must_wait(lack, e.dropped_by)
         if e.created_by != NULL and e.created_by != t:
             return must_wait(lack, e.created_by)
+        if op == OP_DELETE_RANGE:
+            return lsm_delete_range(self, t, <LsmTree>e.tree, keyspace, key, klen, value, vlen, flags & RANGE_UNBOUNDED, lack)
+        if e.lsm:
+            return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lack)
+        if op == OP_DELETE_BLIND:
+            op = OP_DELETE
         status = (<BTree>e.tree).prepare(key, klen, vlen, &path, &cell, &lack.need)
         if status != OK and status != ABSENT:
             return status
@@ -445,20 +488,9 @@ cdef class TxnManager:
             hash = hash_key(keyspace, key, klen)
             head = table_find(&self.table, hash, keyspace, key, klen)
             if head != NULL:
-                owner = head.owner
-                if owner == t:
-                    # Redo knows no savepoints: there every change keeps its own before-image.
-                    floor = t.savepoints[t.depth - 1].lsn if t.depth else 0
-                    fresh = head.lsn <= floor or self.redoing
-                elif owner.state == TXN_COMMITTED:
-                    if owner.commit_ts > t.snapshot:
-                        self.conflicts += 1
-                        return fail_n(E_CONFLICT, "the key was changed by a transaction that committed at %lld, after this one's snapshot at %lld",
-                                      <int64_t>owner.commit_ts, <int64_t>t.snapshot)
-                elif owner.state == TXN_UNKNOWN:
-                    return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
-                else:
-                    return must_wait(lack, owner)
+                status = self.claim(t, head, &fresh, lack)
+                if status != OK:
+                    return status
         if op == OP_DELETE and not present:
             return ABSENT
         if op == OP_LOCK and not fresh:
@@ -514,7 +546,7 @@ cdef class TxnManager:
         if flags & VALUE_BLOB and t != NULL:
             t.blob_pid = t.blob_lsn = 0          # linked: it is the tree's from now on
         if keyspace == CATALOG:
-            self.catalog_changed(t, op, present, cell.value, value, lsn)
+            self.catalog_changed(t, op, cell.value, cell.vlen if present else 0, value, lsn)
         if op == OP_PUT:
             (<BTree>e.tree).apply_put(&path, key, klen, flags, value, vlen, lsn)
         elif head != NULL:
@@ -523,13 +555,14 @@ cdef class TxnManager:
             (<BTree>e.tree).apply_remove(&path, lsn)
         return OK
 
-    cdef void catalog_changed(self, Txn* t, int op, bint present, const char* before, const char* after, uint64_t lsn) noexcept nogil:
+    cdef void catalog_changed(self, Txn* t, int op, const char* before, size_t n, const char* after, uint64_t lsn) noexcept nogil:
+        """before: the row that was there, of n bytes as the page says; n = 0: none."""
         cdef uint32_t row
         if t != NULL:
             t.catalog = True
-        if present:
+        if row_valid(before, n):
             row = get32(before)
-            if row < self.next_keyspace:
+            if row < self.next_keyspace and self.trees[row].tree != NULL:
                 self.trees[row].dropped_by = t
                 if t == NULL and self.trees[row].state == TREE_LIVE:
                     self.trees[row].state = TREE_DROPPING
@@ -544,6 +577,24 @@ cdef class TxnManager:
                     self.dropping -= 1
                 if self.trees[row].created_by == t and self.trees[row].creation_lsn == 0:
                     self.trees[row].creation_lsn = lsn
+
+    cdef int claim(self, Txn* t, Version* head, bint* fresh, Lack* lack) noexcept nogil:
+        """The row, whose newest version is `head`, for a change by t: OK, with whether it needs a version of its own; AGAIN; E_CONFLICT."""
+        cdef Txn* owner = head.owner
+        fresh[0] = True
+        if owner == t:
+            # Redo knows no savepoints: there every change keeps its own before-image.
+            fresh[0] = head.lsn <= (t.savepoints[t.depth - 1].lsn if t.depth else 0) or self.redoing
+        elif owner.state == TXN_COMMITTED:
+            if owner.commit_ts > t.snapshot:
+                self.conflicts += 1
+                return fail_n(E_CONFLICT, "the key was changed by a transaction that committed at %lld, after this one's snapshot at %lld",
+                              <int64_t>owner.commit_ts, <int64_t>t.snapshot)
+        elif owner.state == TXN_UNKNOWN:
+            return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
+        else:
+            return must_wait(lack, owner)
+        return OK
 
     cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil:
         cdef int status = self.log.reserve_ends(END_BYTES)
@@ -601,6 +652,7 @@ cdef class TxnManager:
     cdef int secure(self, Txn* t, Lack* lack) noexcept nogil:
         """Gets what an operation that answered AGAIN was lacking. (Releases the latch.)"""
         cdef Txn* blocker = lack.blocker
+        cdef void* blamed = lack.stall
         cdef size_t n = lack.log_bytes
         cdef int status
         if blocker != NULL:
@@ -620,7 +672,14 @@ cdef class TxnManager:
             lack.log_bytes = 0
             lack.log_ends = False
             return self.log.make_room(n + END_BYTES)
+        if lack.stall != NULL:
+            lack.stall = NULL
+            return self.catch_up(t, <LsmTree>blamed, lack.delay)
+        if lack.blocks.table != NULL:
+            lack.held = True
+            return block_need_secure(self.pool, self.vfs, &lack.blocks)
         if lack.need.lack != LACK_NOTHING:
+            lack.held = True
             # Undo must get on with a full disk too: it may pass the cap on dirty frames.
             self.pool.rolling_back += t != NULL and t.undoing
             status = need_secure(self.pool, &lack.need)
@@ -628,9 +687,40 @@ cdef class TxnManager:
             return status
         return OK
 
+    cdef int catch_up(self, Txn* t, LsmTree tree, int64_t delay) noexcept nogil:
+        """Waits for an LSM-tree's background work, a little at a time so that signals are met; where no thread does that work, does a piece of it."""
+        cdef int64_t began = monotonic_micros()
+        cdef Horizon horizon
+        cdef Pick pick
+        cdef int status = OK
+        if self.failed or self.log.failed:
+            return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
+        if self.lsm_helpless and delay == 0:
+            lsm_horizon(self, &horizon)
+            status = flush_oldest(tree, self.log, &horizon, &self.lsm_own)
+            if status == ABSENT:
+                status = OK
+                if compaction_pick(tree, False, horizon.stamps[0], horizon.now, &pick):
+                    status = compaction_run(tree, self.log, &pick, &horizon, &self.lsm_own)
+            return OK if status == ABSENT else status
+        condition_broadcast(&self.lsm_moved)
+        if delay:
+            tree.tally.slowdowns += 1
+            condition_wait(&self.lsm_delays, self.latch, delay if delay < WAIT_SLICE else WAIT_SLICE)
+            tree.tally.slowdown_micros += monotonic_micros() - began
+            return OK
+        tree.tally.stalls += 1
+        condition_wait(&self.lsm_moved, self.latch, WAIT_SLICE)
+        tree.tally.stall_micros += monotonic_micros() - began
+        if self.closing:
+            return fail(E_CLOSED, "the database was closed while a write waited for background work")
+        return tree.last_failure if tree.last_failure == E_FULL else E_INTERRUPT
+
     cdef void settle(self, Lack* lack) noexcept nogil:
-        if lack.need.pinned:
+        if lack.held or lack.need.pinned:
+            lack.held = False
             need_release(self.pool, &lack.need)
+            block_need_release(self.pool, &lack.blocks)
 
     # --- visibility
 
@@ -653,6 +743,8 @@ cdef class TxnManager:
             writer_leave(&self.clock, t)
             if t.locks:
                 self.drop_locks(t)
+            if t.ranges:
+                ranges_release(self, t)
             if t.waiters != NULL:
                 wake_waiters(t)
             snapshot_close(&self.clock, t)

@@ -4,7 +4,8 @@ from ..base.coding cimport get32, get64
 from ..base.status cimport OK, ABSENT
 from ..index.btree cimport BTree, Path, Cell
 from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
-from .transaction cimport TxnManager, Tree, Lack, CATALOG, TREE_DROPPING, TREE_LIVE
+from .lsmops cimport lsm_undo, ranges_undo
+from .transaction cimport TxnManager, Tree, Lack, CATALOG, TREE_DROPPING, TREE_LIVE, row_valid
 from .versions cimport Txn, Version, BEFORE_ABSENT, BEFORE_BLOB, LOCK_ONLY, table_unlink, version_key, version_value
 
 
@@ -20,6 +21,11 @@ cdef int undo_changes(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept n
         v = t.newest
         if v.linked and not v.flags & LOCK_ONLY and m.trees[v.keyspace].state == TREE_LIVE:
             e = &m.trees[v.keyspace]
+            if e.lsm:
+                lsm_undo(m, v)
+                t.newest = v.previous
+                table_unlink(&m.table, v)
+                continue
             status = (<BTree>e.tree).prepare(version_key(v), v.klen, v.vlen, &path, &cell, &lack.need)
             if status != OK and status != ABSENT:
                 return status
@@ -27,7 +33,7 @@ cdef int undo_changes(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept n
                 blob = get64(cell.value)
                 if not v.flags & BEFORE_BLOB or get64(version_value(v)) != blob:
                     m.pool.forget(blob)
-            if v.keyspace == CATALOG and not v.flags & BEFORE_ABSENT:
+            if v.keyspace == CATALOG and row_valid(version_value(v), v.vlen):
                 # A row that goes needs no mark: its tree gets its older row back (a renaming; the two changes may be undone in
                 # either order, a lock being older than the change it became), or was made by t (`undo_catalog`).
                 row = get32(version_value(v))
@@ -51,6 +57,8 @@ cdef void undo_catalog(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil:
     for i in range(1, m.next_keyspace):
         if m.trees[i].created_by == t and (m.trees[i].creation_lsn > lsn or m.trees[i].creation_lsn == 0):
             m.trees[i].created_by = m.trees[i].dropped_by = NULL
+            if m.trees[i].state != TREE_LIVE:
+                continue
             m.trees[i].state = TREE_DROPPING
             m.trees[i].drop_ts = 0
             m.dropping += 1
@@ -61,6 +69,8 @@ cdef int undo(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept nogil:
     cdef int status
     t.undoing = True
     t.undo_to = lsn
+    if t.ranges:
+        ranges_undo(m, t, lsn)
     m.pool.rolling_back += 1
     status = undo_changes(m, t, lsn, lack)
     m.pool.rolling_back -= 1

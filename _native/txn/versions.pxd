@@ -8,6 +8,7 @@ looks further down.  Memory comes from the owner's arena and goes when the owner
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp
 from ..base.latch cimport Condition
+from ..index.memtable cimport MemRange
 
 cdef enum TxnState:
     TXN_ACTIVE = 0
@@ -42,6 +43,18 @@ cdef struct Version:
     uint16_t linked             # 1 while in the table
     # key bytes, then value bytes
 
+cdef struct RangeLock:          # a range of keys of an LSM-tree that a transaction has deleted, or loads; its two keys' bytes follow
+    RangeLock* next             # newest first
+    Txn* owner                  # while it has not committed; NULL from then on, until no snapshot is older
+    uint64_t commit_ts
+    uint64_t lsn
+    MemRange* range             # while a deletion is in flight: its range tombstone in the active memtable,
+    MemRange* moved             # and while that is being sealed the one in the next
+    uint32_t keyspace
+    uint32_t start_len
+    uint32_t stop_len
+    bint unbounded
+
 cdef struct Savepoint:
     uint64_t lsn                # changes above it are undone by a rollback to it
 
@@ -72,6 +85,9 @@ cdef struct Txn:
     bint catalog                # it has changed the catalogue
     bint locks                  # it has versions that only lock their row
     bint undoing
+    bint lsm                    # it has changed an LSM-tree
+    bint ranges                 # it has RangeLocks
+    uint64_t wall               # wall clock that it judges expiry by, in microseconds; 0 until it first does
     Version* newest
     uint64_t live               # versions still allocated
     uint64_t bytes              # of its arena

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -29,6 +30,13 @@ durability_option = click.option(
     default="sync",
     show_default=True,
     help="When the commit returns: on stable storage, in the operating system, or at once.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["btree", "lsm"]),
+    default="btree",
+    show_default=True,
+    help="Kind of tree of a keyspace that is made; one that exists keeps its own.",
 )
 
 
@@ -63,8 +71,8 @@ def data(text: str, as_hex: bool, name: str) -> bytes:
 
 
 def reading(path: str) -> enginelib.Database:
-    """Opens a database that must exist, for reading."""
-    return enginelib.open(path, create=False, read_only=True)
+    """Opens a database that must exist, for reading; what can be read of a damaged one can be read."""
+    return enginelib.open(path, create=False, read_only=True, allow_damaged=True)
 
 
 def writing(path: str, create: bool = False) -> enginelib.Database:
@@ -75,3 +83,13 @@ def writing(path: str, create: bool = False) -> enginelib.Database:
         create: whether to make it when absent.
     """
     return enginelib.open(path, create=create)
+
+
+def made(db: enginelib.Database, name: str, backend: str) -> enginelib.Keyspace:
+    """The keyspace of that name, made with the backend if it is absent."""
+    return db[name] if name in db.keyspaces() else db.keyspace(name, backend)
+
+
+def size_on_disk(path: str) -> int:
+    """Bytes of all files in a directory."""
+    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())

@@ -9,12 +9,14 @@ from typing import Any
 import click
 
 from enginelib.cli.common import (
+    backend_option,
     data,
     database_argument,
     durability_option,
     hex_option,
     json_option,
     keyspace_argument,
+    made,
     range_options,
     reading,
     span,
@@ -57,9 +59,10 @@ def get(path: str, keyspace: str, key: str, raw: bool, as_hex: bool, as_json: bo
 @keyspace_argument
 @click.argument("key", metavar="KEY")
 @click.argument("value", metavar="VALUE")
+@backend_option
 @durability_option
 @hex_option
-def put(path: str, keyspace: str, key: str, value: str, durability: str, as_hex: bool) -> None:
+def put(path: str, keyspace: str, key: str, value: str, backend: str, durability: str, as_hex: bool) -> None:
     """Put a key; makes the database and the keyspace if they are absent.
 
     VALUE - reads the value's bytes from standard input.
@@ -69,7 +72,7 @@ def put(path: str, keyspace: str, key: str, value: str, durability: str, as_hex:
     key_bytes = data(key, as_hex, "KEY")
     value_bytes = sys.stdin.buffer.read() if value == "-" else data(value, as_hex, "VALUE")
     with writing(path, create=True) as db:
-        space = db.keyspace(keyspace)
+        space = made(db, keyspace, backend)
         with db.transaction(durability=durability) as txn:  # type: ignore[arg-type]
             txn.put(space, key_bytes, value_bytes)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import click
 
 import enginelib
-from enginelib.cli.common import database_argument, hex_option, json_option, reading
+from enginelib.cli.common import database_argument, hex_option, json_option, reading, size_on_disk
 from enginelib.cli.output import flat, json_line, show_json, show_table, write_lines
 from enginelib.cli.text import to_text
 
@@ -34,7 +33,7 @@ def info(path: str | None, build: bool, as_json: bool) -> None:
                 "path": db.path,
                 "database_id": db.database_id.hex(),
                 "keyspaces": len(db.keyspaces()),
-                "bytes_on_disk": sum(file.stat().st_size for file in Path(db.path).rglob("*") if file.is_file()),
+                "bytes_on_disk": size_on_disk(db.path),
                 **db.stats(),
             }
     if build:
@@ -48,19 +47,25 @@ def info(path: str | None, build: bool, as_json: bool) -> None:
 @click.command()
 @database_argument
 @click.option("--count", is_flag=True, help="Count the keys of each, by reading them all.")
+@click.option("--figures", is_flag=True, help="Show the figures of each: options, levels, what was written.")
 @json_option
-def keyspaces(path: str, count: bool, as_json: bool) -> None:
+def keyspaces(path: str, count: bool, figures: bool, as_json: bool) -> None:
     """List the keyspaces.
 
     Example: enginelib keyspaces app.db --count
     """
     with reading(path) as db:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"name": name, "id": number, "backend": backend, **({"keys": len(db[name])} if count else {})}
             for name, number, backend in sorted(db.keyspace_rows())
         ]
+        if figures:
+            for row in rows:
+                row["figures"] = db[row["name"]].stats()
     if as_json:
         show_json(rows)
+    elif figures:
+        show_table(("what", "value"), flat({row["name"]: row["figures"] for row in rows}))
     else:
         show_table(("name", "id", "backend", "keys")[: 4 if count else 3], [tuple(row.values()) for row in rows])
 

@@ -64,11 +64,13 @@ def cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Turns a nested dict into (dotted name, plain value) rows."""
+def flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Turns nested dicts, and lists of them, into (dotted name, plain value) rows."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            yield from flat(dict(enumerate(value)), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

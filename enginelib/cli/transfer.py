@@ -16,11 +16,13 @@ import click
 
 import enginelib
 from enginelib.cli.common import (
+    backend_option,
     database_argument,
     durability_option,
     hex_option,
     json_option,
     keyspace_argument,
+    made,
     range_options,
     reading,
     span,
@@ -74,6 +76,7 @@ def format_of(file: str, form: str | None) -> str:
     metavar="N",
     help="Rows in one transaction.",
 )
+@backend_option
 @durability_option
 @json_option
 def import_(
@@ -85,6 +88,7 @@ def import_(
     value_column: str | None,
     encoding: str,
     batch: int,
+    backend: str,
     durability: str,
     as_json: bool,
 ) -> None:
@@ -103,7 +107,7 @@ def import_(
         source = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
         stack.callback(source.detach)
         db = stack.enter_context(writing(path, create=True))
-        space = db.keyspace(keyspace)
+        space = made(db, keyspace, backend)
         step = stack.enter_context(progress(f"import {file}", total))
         pairs = read_pairs(source, chosen, encoder(encoding), key_column, value_column)
         seen = 0

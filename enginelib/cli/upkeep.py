@@ -1,4 +1,4 @@
-"""Commands that keep a database well: verify, checkpoint, backup."""
+"""Commands that keep a database well: verify, checkpoint, compact, backup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import click
 
-from enginelib.cli.common import database_argument, json_option, reading, writing
+from enginelib.cli.common import database_argument, json_option, reading, size_on_disk, writing
 from enginelib.cli.output import flat, show_json, show_table
 
 FINDINGS = 1
@@ -51,6 +51,32 @@ def checkpoint(path: str, as_json: bool) -> None:
 
 @click.command()
 @database_argument
+@click.argument("keyspaces", metavar="[KEYSPACE]...", nargs=-1)
+@json_option
+def compact(path: str, keyspaces: tuple[str, ...], as_json: bool) -> None:
+    """Give free space back to the file system, of the keyspaces named or of all.
+
+    LSM keyspaces are merged down to their last level; then a checkpoint cuts the page file of all B-trees.
+
+    Example: enginelib compact app.db events
+    """
+    with writing(path) as db:
+        began, before = time.monotonic(), size_on_disk(db.path)
+        for name in keyspaces or sorted(db.keyspaces()):
+            if db[name].backend == "lsm":
+                db[name].compact()
+        db.checkpoint()
+        figures = {"seconds": time.monotonic() - began, "bytes_before": before, "bytes_after": size_on_disk(db.path)}
+    if as_json:
+        show_json(figures)
+    else:
+        click.echo(
+            f"compaction took {figures['seconds']:.3f} s; bytes on disk: {before:,}, now {figures['bytes_after']:,}"
+        )
+
+
+@click.command()
+@database_argument
 @click.argument("target", metavar="TARGET", type=click.Path(path_type=str))
 @json_option
 def backup(path: str, target: str, as_json: bool) -> None:
@@ -66,4 +92,4 @@ def backup(path: str, target: str, as_json: bool) -> None:
         show_table(("what", "value"), flat(copied))
 
 
-commands = (verify, checkpoint, backup)
+commands = (verify, checkpoint, compact, backup)

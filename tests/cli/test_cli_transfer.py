@@ -115,3 +115,11 @@ def test_a_file_that_is_absent_is_an_error_in_one_sentence(run, path, tmp_path):
 def test_import_prints_json(run, path, tmp_path):
     run("export", path, "users", tmp_path / "users.csv")
     assert run.json("import", tmp_path / "copy.db", "users", tmp_path / "users.csv")["rows"] == 4
+
+
+def test_import_into_an_lsm_keyspace(run, path, tmp_path):
+    source = tmp_path / "rows.csv"
+    source.write_text("key,value\n" + "".join(f"{n:04},v{n}\n" for n in range(3000)))
+    assert run.json("import", path, "events", source, "--backend", "lsm")["rows"] == 3000
+    with enginelib.open(path, read_only=True) as db:
+        assert db["events"].backend == "lsm" and len(db["events"]) == 3000

@@ -4,7 +4,7 @@ import pytest
 
 import enginelib
 
-BACKENDS = ["btree"]
+BACKENDS = ["btree", "lsm"]
 
 
 @pytest.fixture(params=BACKENDS)

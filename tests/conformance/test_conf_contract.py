@@ -187,10 +187,11 @@ def test_delete_range_deletes_the_range_alone(db, ks, span):
     keys = [b"%04d" % n for n in range(1500)]
     ks.put_many([(key, b"v" * 20) for key in keys] + [(b"0500", b"b" * 100_000)])
     inside = [k for k in keys if (span[0] or b"") <= k and (span[1] is None or k < span[1])]
+    lsm = ks.backend == "lsm"  # which does not look at what it deletes
     with db.transaction() as txn:
-        assert txn.delete_range(ks, *span) == len(inside)
+        assert txn.delete_range(ks, *span) == (None if lsm else len(inside))
         assert list(txn.scan(ks, *span)) == []
-        assert txn.delete_range(ks, *span) == 0
+        assert txn.delete_range(ks, *span) == (None if lsm else 0)
     assert list(ks) == [key for key in keys if key not in set(inside)]
 
 

@@ -29,4 +29,6 @@ def test_a_flipped_bit_is_found_or_harmless(campaign):
         assert sum(result["outcomes"].values()) == 3000
         assert result["outcomes"]["dat found"] > 0
         assert result["outcomes"]["wal found"] > 0
+        assert result["outcomes"]["sst found"] > 0
+        assert not any("sst" in outcome and "found" not in outcome for outcome in result["outcomes"])
     assert not any("last group" in outcome for outcome in clean["outcomes"])

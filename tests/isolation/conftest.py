@@ -1,9 +1,18 @@
-"""A small database, and threads that are joined, for the tests of isolation."""
+"""A small database, a keyspace of either back end, and threads that are joined, for the tests of isolation."""
 
 import pytest
 from isohelp import Worker
 
 import enginelib
+
+# Of the LSM-tree as small as it may be, so that memtables are written and tables merged while a test runs.
+TREES = {"btree": {"backend": "btree"}, "lsm": {"backend": "lsm", "memtable_size": 64 << 10, "table_size": 64 << 10}}
+
+
+@pytest.fixture(params=TREES)
+def tree(request):
+    """How a keyspace is made."""
+    return TREES[request.param]
 
 
 @pytest.fixture
@@ -13,8 +22,8 @@ def db():
 
 
 @pytest.fixture
-def ks(db):
-    return db.keyspace("space")
+def ks(db, tree):
+    return db.keyspace("space", **tree)
 
 
 @pytest.fixture

@@ -77,9 +77,9 @@ def check(history):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("cache", [1 << 20, 16 << 20])
-def test_a_random_concurrent_history_is_snapshot_isolated(spawn, seed, cache):
+def test_a_random_concurrent_history_is_snapshot_isolated(spawn, seed, cache, tree):
     with enginelib.open(":memory:", cache_size=cache, segment_size=1 << 20) as db:
-        ks = db.keyspace("space")
+        ks = db.keyspace("space", **tree)
         base = db.transaction(read_only=True).snapshot
         start = threading.Barrier(4)
         history = []
@@ -103,10 +103,10 @@ def test_the_checker_itself_finds_a_fractured_read():
 
 
 @pytest.mark.parametrize("second", ["os", "lazy"])
-def test_what_is_visible_never_overtakes_what_is_durable(tmp_path, spawn, second):
+def test_what_is_visible_never_overtakes_what_is_durable(tmp_path, spawn, second, tree):
     """A lazy commit behind a sync commit becomes visible after it; a crash keeps a prefix of the order of commits."""
     with enginelib.open(tmp_path / "db", durability="sync", background=False) as db:
-        ks = db.keyspace("space")
+        ks = db.keyspace("space", **tree)
         start = threading.Barrier(3)
 
         def write(name, durability):
@@ -134,9 +134,9 @@ def test_what_is_visible_never_overtakes_what_is_durable(tmp_path, spawn, second
         assert db.verify().ok
 
 
-def test_a_sync_commit_makes_lazy_ones_before_it_durable(tmp_path):
+def test_a_sync_commit_makes_lazy_ones_before_it_durable(tmp_path, tree):
     with enginelib.open(tmp_path / "db", durability="lazy", background=False) as db:
-        ks = db.keyspace("space")
+        ks = db.keyspace("space", **tree)
         for n in range(20):
             ks[b"lazy%d" % n] = b"1"
         with db.transaction(durability="sync") as txn:

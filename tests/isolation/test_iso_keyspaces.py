@@ -6,9 +6,9 @@ from isohelp import blocked
 import enginelib
 
 
-def test_a_keyspace_exists_for_others_after_the_commit(db):
+def test_a_keyspace_exists_for_others_after_the_commit(db, tree):
     with db.transaction() as txn:
-        made = txn.create_keyspace("made")
+        made = txn.create_keyspace("made", **tree)
         txn.put(made, b"k", b"1")
         assert txn.get(made, b"k") == b"1"
         assert db.keyspaces() == []
@@ -21,10 +21,10 @@ def test_a_keyspace_exists_for_others_after_the_commit(db):
 
 
 @pytest.mark.parametrize("way", ["abort", "savepoint"])
-def test_a_creation_undone_leaves_nothing(db, way):
+def test_a_creation_undone_leaves_nothing(db, way, tree):
     txn = db.transaction()
     depth = txn.save()
-    made = txn.create_keyspace("made")
+    made = txn.create_keyspace("made", **tree)
     txn.put_many(made, [(b"%05d" % n, b"v" * 100) for n in range(2000)])
     if way == "abort":
         txn.abort()
@@ -37,7 +37,7 @@ def test_a_creation_undone_leaves_nothing(db, way):
     for attempt in (lambda: made.get(b"k"), lambda: made.put(b"k", b""), lambda: list(made)):
         with pytest.raises(enginelib.UsageError):
             attempt()
-    again = db.keyspace("made")
+    again = db.keyspace("made", **tree)
     assert list(again) == []
     db.checkpoint()
     assert db.verify().ok
@@ -115,7 +115,8 @@ def test_an_old_snapshot_still_reads_a_dropped_keyspace(db, ks):
     used = db.stats()["pages"]["used_bytes"]
     old.abort()
     db.checkpoint()
-    assert db.stats()["pages"]["used_bytes"] < used
+    if ks.backend == "btree":
+        assert db.stats()["pages"]["used_bytes"] < used
     assert db.verify().ok
 
 
@@ -157,11 +158,11 @@ def test_a_writer_waits_for_a_drop_and_fails_if_it_commits(db, ks, spawn):
     writer.abort()
 
 
-def test_a_name_is_dropped_and_made_again_in_one_transaction(db, ks):
+def test_a_name_is_dropped_and_made_again_in_one_transaction(db, ks, tree):
     ks[b"k"] = b"old"
     with db.transaction() as txn:
         txn.drop_keyspace("space")
-        new = txn.create_keyspace("space")
+        new = txn.create_keyspace("space", **tree)
         txn.put(new, b"k", b"new")
         assert ks[b"k"] == b"old"
     assert db["space"][b"k"] == b"new" and new[b"k"] == b"new"
@@ -169,7 +170,7 @@ def test_a_name_is_dropped_and_made_again_in_one_transaction(db, ks):
         ks.get(b"k")
     with db.transaction() as txn:
         txn.drop_keyspace("space")
-        txn.create_keyspace("space")
+        txn.create_keyspace("space", **tree)
         txn.drop_keyspace("space")
         txn.abort()
     assert db["space"][b"k"] == b"new"
@@ -177,7 +178,7 @@ def test_a_name_is_dropped_and_made_again_in_one_transaction(db, ks):
     assert db.verify().ok
 
 
-def test_a_renaming_is_transactional(db, ks):
+def test_a_renaming_is_transactional(db, ks, tree):
     ks[b"k"] = b"1"
     with db.transaction() as txn:
         txn.rename_keyspace("space", "room")
@@ -192,14 +193,14 @@ def test_a_renaming_is_transactional(db, ks):
     ks[b"k"] = b"3"
     with pytest.raises(KeyError):
         db.rename_keyspace("space", "other")
-    db.keyspace("other")
+    db.keyspace("other", **tree)
     with pytest.raises(ValueError, match="exists already"):
         db.rename_keyspace("room", "other")
     assert db.keyspaces() == ["other", "room"]
 
 
-def test_names_can_be_exchanged(db):
-    a, b = db.keyspace("a"), db.keyspace("b")
+def test_names_can_be_exchanged(db, tree):
+    a, b = db.keyspace("a", **tree), db.keyspace("b", **tree)
     a[b"k"], b[b"k"] = b"a", b"b"
     with db.transaction() as txn:
         txn.rename_keyspace("a", "c")
@@ -209,10 +210,10 @@ def test_names_can_be_exchanged(db):
     assert db.keyspaces() == ["a", "b"]
 
 
-def test_two_cannot_make_one_name(db, spawn):
+def test_two_cannot_make_one_name(db, spawn, tree):
     first, second = db.transaction(), db.transaction()
-    first.create_keyspace("name")
-    worker = spawn(second.create_keyspace, "name")
+    first.create_keyspace("name", **tree)
+    worker = spawn(lambda: second.create_keyspace("name", **tree))
     blocked(second)
     first.commit()
     with pytest.raises((enginelib.WriteConflict, ValueError)):
@@ -221,22 +222,22 @@ def test_two_cannot_make_one_name(db, spawn):
     assert db.keyspaces() == ["name"]
 
 
-def test_threads_that_open_one_new_keyspace_all_get_it(db, spawn):
-    workers = [spawn(db.keyspace, "shared") for _ in range(4)]
+def test_threads_that_open_one_new_keyspace_all_get_it(db, spawn, tree):
+    workers = [spawn(lambda: db.keyspace("shared", **tree)) for _ in range(4)]
     spaces = [worker.result() for worker in workers]
     assert len({ks.id for ks in spaces}) == 1
     spaces[0][b"k"] = b"1"
     assert all(ks[b"k"] == b"1" for ks in spaces)
 
 
-def test_the_catalogue_survives_a_crash(tmp_path):
+def test_the_catalogue_survives_a_crash(tmp_path, tree):
     with enginelib.open(tmp_path / "db", durability="os", background=False) as db:
         for name in ("kept", "renamed", "dropped"):
-            db.keyspace(name)[b"k"] = name.encode()
+            db.keyspace(name, **tree)[b"k"] = name.encode()
         db.rename_keyspace("renamed", "new name")
         db.drop_keyspace("dropped")
         open_txn = db.transaction()
-        open_txn.put(open_txn.create_keyspace("unfinished"), b"k", b"")
+        open_txn.put(open_txn.create_keyspace("unfinished", **tree), b"k", b"")
         open_txn.drop_keyspace("kept")
         db.transaction(durability="os").commit()
         db.abandon()
@@ -246,9 +247,9 @@ def test_the_catalogue_survives_a_crash(tmp_path):
         assert db.verify().ok
 
 
-def test_an_older_snapshot_sees_a_newer_keyspace_empty_or_not_at_all(db):
+def test_an_older_snapshot_sees_a_newer_keyspace_empty_or_not_at_all(db, tree):
     old = db.transaction(read_only=True)
-    ks = db.keyspace("new")
+    ks = db.keyspace("new", **tree)
     ks[b"k"] = b"1"
     try:
         assert old.get(ks, b"k") is None and list(old.scan(ks)) == []

@@ -110,9 +110,9 @@ def test_nowait_fails_at_once(db, ks):
     second.abort()
 
 
-def test_the_lock_timeout_of_the_database_holds_where_none_is_given(tmp_path):
+def test_the_lock_timeout_of_the_database_holds_where_none_is_given(tmp_path, tree):
     with enginelib.open(":memory:", lock_timeout=0.02) as db:
-        ks = db.keyspace("space")
+        ks = db.keyspace("space", **tree)
         first = db.transaction()
         first.put(ks, b"k", b"1")
         with pytest.raises(enginelib.LockTimeout, match="20 ms"):
@@ -144,8 +144,8 @@ def test_read_only_transactions_neither_block_nor_are_blocked(db, ks):
     other.abort()
 
 
-def test_rows_of_different_keys_and_keyspaces_do_not_meet(db, ks):
-    other = db.keyspace("other")
+def test_rows_of_different_keys_and_keyspaces_do_not_meet(db, ks, tree):
+    other = db.keyspace("other", **tree)
     with db.transaction(lock_timeout=0) as first, db.transaction(lock_timeout=0) as second:
         first.put(ks, b"a", b"1")
         second.put(ks, b"b", b"1")

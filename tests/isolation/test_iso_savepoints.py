@@ -118,9 +118,9 @@ def test_an_abort_after_partial_rollbacks_leaves_nothing(db, ks):
     assert db.verify().ok
 
 
-def test_partial_rollbacks_are_recovered_as_they_were(tmp_path):
+def test_partial_rollbacks_are_recovered_as_they_were(tmp_path, tree):
     with enginelib.open(tmp_path / "db", durability="os") as db:
-        ks = db.keyspace("space")
+        ks = db.keyspace("space", **tree)
         ks.put_many([(b"%03d" % n, b"old") for n in range(100)])
         with db.transaction() as txn:
             for n in range(100):

@@ -6,6 +6,7 @@ from limhelp import python
 COMMON = """
     import enginelib, os, signal, sys, threading, time
     path, what = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # a shell's background job begins with it ignored
     db = enginelib.open(path, durability="sync", lock_timeout=60)
     ks = db.keyspace("space")
     ks[b"k"] = b"old"
@@ -101,3 +102,37 @@ def test_an_interrupt_during_commits_leaves_each_whole_or_absent(path, round):
 
 def test_an_interrupt_wakes_who_waits_for_the_directory(path):
     assert python(OPEN, path, "open").strip() == "fine"
+
+COMPACT = """
+    import enginelib, os, signal, sys, threading, time
+    path, = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    db = enginelib.open(path, durability="os", compaction_rate=100_000)
+    ks = db.keyspace("events", backend="lsm")
+    for n in range(20):
+        ks.put_many([(b"%06d" % i, b"%d" % n * 100) for i in range(5000)])
+    def watch():
+        while not ks.stats()["compaction"]["running"]:
+            pass
+        global sent
+        sent = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+    before = ks.stats()["compactions"]
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        ks.compact()
+    except KeyboardInterrupt:
+        took = time.monotonic() - sent
+        assert took < 1, took
+    else:
+        raise SystemExit("not interrupted")
+    assert ks.stats()["compactions"] == before and not ks.stats()["compaction"]["running"]
+    assert len(ks) == 5000 and db.verify().ok
+    db.close()
+    print("fine")
+"""
+
+
+def test_a_compaction_asked_for_is_given_up_on_ctrl_c(path):
+    """At once; nothing is lost, and it can be asked for again."""
+    assert python(COMPACT, path).strip() == "fine"

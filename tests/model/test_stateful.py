@@ -1,4 +1,4 @@
-"""The public interface against a model of sorted dictionaries, on a file system that crashes.
+"""The public interface, over both kinds of tree, against a model of sorted dictionaries, on a file system that crashes.
 
 The model predicts of each write whether it is done, meets a row lock (``LockTimeout`` at once, since nothing may be
 waited for in one thread) or comes too late (``WriteConflict``). ``ENGINELIB_EXAMPLES`` sets the number of runs.
@@ -6,6 +6,7 @@ waited for in one thread) or comes too late (``WriteConflict``). ``ENGINELIB_EXA
 
 import os
 from copy import copy
+from functools import partial
 from itertools import islice
 from unittest import mock
 
@@ -42,6 +43,19 @@ values = st.one_of(
 )
 bounds = st.one_of(st.none(), keys)
 choice = st.integers(0, 1 << 16)
+trees = st.one_of(
+    st.just({"backend": "btree"}),
+    st.fixed_dictionaries(
+        {
+            "backend": st.just("lsm"),
+            "memtable_size": st.just(64 << 10),
+            "table_size": st.just(64 << 10),
+            "compaction": st.sampled_from(["leveled", "size_tiered"]),
+            "bits_per_key": st.sampled_from([0, 10]),
+        }
+    ),
+)
+LSM_STEPS = ("seal", "flush", "compact", "settle")
 
 
 class Model:
@@ -56,14 +70,26 @@ class Model:
         self.written = {}  # (id, key) -> value or None
         self.locked = set()
         self.perhaps = set()  # row locks that a rollback to a savepoint may have let go of
+        self.ranges = []  # (id, start, stop) deleted from LSM-trees: locked like rows, none of them looked at
         self.saves = []
 
     def state(self):
         rows = {id: copy(d) for id, d in self.rows.items()}
-        return dict(self.names), rows, dict(self.written), set(self.locked)
+        return dict(self.names), rows, dict(self.written), set(self.locked), list(self.ranges)
 
     def holds(self, id):
-        return any(i == id for i, _ in {*self.written, *self.locked})
+        return any(i == id for i, *_ in [*self.written, *self.locked, *self.ranges])
+
+
+def covers(span, id, key):
+    """Whether a deleted range has the key."""
+    return span[0] == id and (span[1] is None or span[1] <= key) and (span[2] is None or key < span[2])
+
+
+def meet(a, b):
+    """Whether two deleted ranges share a key."""
+    low = max(a[1] or b"", b[1] or b"")
+    return a[0] == b[0] and all(stop is None or low < stop for stop in (a[2], b[2]))
 
 
 class Machine(RuleBasedStateMachine):
@@ -74,6 +100,7 @@ class Machine(RuleBasedStateMachine):
         self.vfs = FaultVfs()
         self.names, self.rows = {}, {CATALOGUE: {}}
         self.changed = {}  # (id, key) -> number of the commit that changed it last
+        self.deleted = []  # (id, start, stop), number of the commit that deleted the range
         self.commits = 0
         self.open = []
         self.history = [self.state()]  # states that a loss of power may leave, oldest first
@@ -105,21 +132,48 @@ class Machine(RuleBasedStateMachine):
     def others(self, one):
         return [other for other in self.open if other is not one]
 
-    def fate(self, one, id, key):
-        """The errors that a change of that key may meet; None among them: it may be done."""
+    def fate_of_keyspace(self, one, id):
+        """The errors that any change of the keyspace meets."""
         if id != CATALOGUE:
             for other in self.others(one):
                 if id in self.rows and id not in other.names.values() and id in other.rows:
                     return {errors.LockTimeout}  # dropped by a transaction under way
             if id in self.rows and id not in self.names.values():
                 return {errors.UsageError}
+        return set()
+
+    def fate(self, one, id, key):
+        """The errors that a change of that key may meet; None among them: it may be done."""
+        met = self.fate_of_keyspace(one, id)
+        if met:
+            return met
         for other in self.others(one):
             if (id, key) in other.written or (id, key) in other.locked:
                 return {errors.LockTimeout}
+            if any(covers(span, id, key) for span in other.ranges):
+                return {errors.LockTimeout, errors.WriteConflict}  # of another deleted range
         met = {errors.WriteConflict} if self.changed.get((id, key), 0) > one.at else {None}
+        if any(commit > one.at and covers(span, id, key) for span, commit in self.deleted):
+            met = {errors.WriteConflict}
         if any((id, key) in other.perhaps for other in self.others(one)):
             met.add(errors.LockTimeout)
         return met
+
+    def fate_of_range(self, one, span):
+        """The errors that the deletion of a range of an LSM-tree may meet."""
+        if self.fate_of_keyspace(one, span[0]):
+            return self.fate_of_keyspace(one, span[0])
+        locked, late, perhaps = False, False, False
+        for other in self.others(one):
+            locked |= any(covers(span, *row) for row in {*other.written, *other.locked})
+            locked |= any(meet(span, another) for another in other.ranges)
+            perhaps |= any(covers(span, *row) for row in other.perhaps)
+        late |= any(commit > one.at and covers(span, *row) for row, commit in self.changed.items())
+        late |= any(commit > one.at and meet(span, another) for another, commit in self.deleted)
+        met = {errors.LockTimeout} if locked or perhaps else set()
+        if late:
+            met.add(errors.WriteConflict)
+        return met if locked or late else {*met, None}
 
     def attempt(self, fates, function, *args):
         """Calls it, and compares what it met; whether it was done, and its result."""
@@ -143,9 +197,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def first(self):
-        for name in NAMES[:2]:
+        for name, backend in zip(NAMES, ("btree", "lsm"), strict=False):
             self.begin("sync", False)
-            self.create(0, name)
+            self.create(0, name, {"backend": backend})
             self.commit(0)
 
     @precondition(lambda self: len(self.open) < 4)
@@ -200,7 +254,15 @@ class Machine(RuleBasedStateMachine):
         _, id = self.keyspace(one, space)
         if id is None or one.txn.read_only:
             return
-        gone = list(one.rows[id].irange(start, stop, inclusive=(True, False)))
+        gone = list(one.rows[id].irange(start, stop, inclusive=(True, False))) if start < stop else []
+        if self.handles[id].backend == "lsm":
+            span = (id, start, stop)
+            fates = self.fate_of_range(one, span) if start < stop else {None, errors.UsageError, errors.LockTimeout}
+            if self.attempt(fates, one.txn.delete_range, self.handles[id], start, stop)[0] and start < stop:
+                one.ranges.append(span)
+                for key in gone:
+                    self.delete_in_model(one, id, key)
+            return
         if any(self.fate(one, id, key) != {None} for key in gone):
             return
         assert one.txn.delete_range(self.handles[id], start, stop) == len(gone)
@@ -284,6 +346,21 @@ class Machine(RuleBasedStateMachine):
             assert list(it) == rest
 
     @precondition(lambda self: self.open)
+    @rule(number=choice, space=choice, reverse=st.booleans(), whats=st.lists(st.sampled_from(LSM_STEPS), max_size=4))
+    def work_during_a_scan(self, number, space, reverse, whats):
+        """A scan goes on where it was when memtables become tables and tables others."""
+        one = self.pick(number)
+        _, id = self.keyspace(one, space)
+        if id is None:
+            return
+        it = one.txn.scan(self.handles[id], reverse=reverse)
+        found = list(islice(it, 3))
+        for what in whats:
+            self.db.step(what)
+        expected = sorted(one.rows[id].items(), reverse=reverse)
+        assert found + list(it) == expected
+
+    @precondition(lambda self: self.open)
     @rule(number=choice)
     def savepoint(self, number):
         one = self.pick(number)
@@ -302,7 +379,7 @@ class Machine(RuleBasedStateMachine):
         else:
             one.txn.rollback_to(depth)
             before = {*one.written, *one.locked}
-            one.names, one.rows, one.written, one.locked = one.saves[depth - 1]
+            one.names, one.rows, one.written, one.locked, one.ranges = one.saves[depth - 1]
             one.perhaps |= before - {*one.written, *one.locked}
         del one.saves[depth - 1 :]
 
@@ -313,11 +390,12 @@ class Machine(RuleBasedStateMachine):
         writer = one.txn.id != 0
         one.txn.commit()
         assert one.txn.state == "committed"
-        if not one.written:
+        if not one.written and not one.ranges:
             if writer and one.level != "lazy":
                 self.settled(one.level)
             return
         self.commits += 1
+        self.deleted += [(span, self.commits) for span in one.ranges]
         for (id, key), value in one.written.items():
             self.changed[id, key] = self.commits
             if id != CATALOGUE:
@@ -359,8 +437,8 @@ class Machine(RuleBasedStateMachine):
     # ---- keyspaces
 
     @precondition(lambda self: self.open)
-    @rule(number=choice, name=st.sampled_from(NAMES))
-    def create(self, number, name):
+    @rule(number=choice, name=st.sampled_from(NAMES), tree=trees)
+    def create(self, number, name, tree):
         one = self.pick(number)
         if one.txn.read_only:
             return
@@ -371,7 +449,7 @@ class Machine(RuleBasedStateMachine):
                 one.txn.create_keyspace(name)
             one.perhaps.add((CATALOGUE, name.encode()))
             return
-        done, keyspace = self.attempt(fates, one.txn.create_keyspace, name)
+        done, keyspace = self.attempt(fates, partial(one.txn.create_keyspace, name, **tree))
         if done:
             self.handles[keyspace.id] = keyspace
             one.names[name] = keyspace.id
@@ -450,6 +528,19 @@ class Machine(RuleBasedStateMachine):
         if what in ("checkpoint", "step", "lazy", "sync"):
             self.settled("sync")
 
+    @rule(whats=st.lists(st.sampled_from(LSM_STEPS), min_size=1, max_size=6))
+    def lsm_work(self, whats):
+        """Memtables are sealed and written, tables merged: nothing of that is seen."""
+        for what in whats:
+            self.db.step(what)
+
+    @precondition(lambda self: self.names)
+    @rule(space=choice, low=bounds, high=bounds)
+    def compact(self, space, low, high):
+        name = sorted(self.names)[space % len(self.names)]
+        if self.db[name].backend == "lsm":
+            self.db[name].compact(low, high)
+
     @rule()
     def look(self):
         """What is committed is shown, and the structure is sound."""
@@ -467,6 +558,7 @@ class Machine(RuleBasedStateMachine):
     def fresh(self):
         self.open.clear()
         self.changed.clear()
+        self.deleted.clear()
         self.start()
 
     @rule()

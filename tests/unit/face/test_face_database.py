@@ -141,7 +141,7 @@ def test_a_keyspace_has_a_name_and_a_backend_that_exists(db):
         with pytest.raises(error):
             db.keyspace(name)
     with pytest.raises(enginelib.NotSupported):
-        db.keyspace("events", backend="lsm")
+        db.keyspace("events", backend="hash")
 
 
 def test_threads_that_make_the_same_keyspace_all_get_it(db):

@@ -24,6 +24,8 @@ def test_the_defaults_are_those_documented():
         "transaction_budget": 256 * MIB,
         "lazy_interval": 0.1,
         "lock_timeout": 5.0,
+        "allow_damaged": False,
+        "compaction_rate": 0,
     }
 
 

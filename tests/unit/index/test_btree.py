@@ -279,6 +279,26 @@ def test_find_many_works_in_the_smallest_cache():
         assert door.get_many(batch) == [(0, k) for k in batch]
 
 
+@pytest.mark.parametrize("n", [0, 5, 700, 40000])
+def test_the_leaves_of_keys_are_told_without_bringing_them_in(n):
+    door = BTreeDoor(4096, cache_bytes=16 << 20)
+    keys = [b"%06d" % (i * 7) * 20 for i in range(n)]
+    for key in keys:
+        door.put(key, key)
+    door.checkpoint()
+    door.fresh_pool()
+    wanted = [*random.Random(n).sample(keys, min(n, 20)), b"", b"000003", b"9"]
+    leaves = door.leaves(wanted)
+    if n <= 5:
+        assert leaves is None
+        return
+    assert not any(door.page(pid) for pid in leaves)
+    for key, pid in zip(wanted, leaves, strict=True):
+        door.get(key)
+        assert door.page(pid)
+        assert key not in keys or key in [row[0] for row in door.records(pid)]
+
+
 def test_a_tree_far_larger_than_the_cache_is_read_changed_and_emptied():
     door = BTreeDoor(4096, cache_bytes=SMALL)
     assert door.pool.frame_count == 32
