@@ -292,7 +292,7 @@ class Explorer:
         changing = [
             c
             for c in calls
-            if c[0] in ("write", "write_tail", "sync", "truncate", "rename", "unlink", "sync_dir", "mkdir")
+            if c[0] in ("write", "write_tail", "sync", "truncate", "reserve", "rename", "unlink", "sync_dir", "mkdir")
         ]
         trace = [
             *steps[-14:],

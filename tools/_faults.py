@@ -214,6 +214,10 @@ class Faults:
                 growth += offset + n - sizes.get(path, 0)
                 sizes[path] = offset + n
                 points.append(growth - 1)
+            elif name == "reserve" and status == 0:
+                growth += n - sizes.get(path, 0)
+                sizes[path] = n
+                points.append(growth - 1)
             elif name == "truncate" and status == 0:
                 sizes[path] = n
         for at in points:

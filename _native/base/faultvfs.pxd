@@ -45,5 +45,6 @@ cdef class FaultVfs(MemoryVfs):
     cdef const char* intern(self, const char* path) noexcept nogil
     cdef const char* path_of(self, int handle) noexcept nogil
     cdef int write_as(self, int kind, int handle, const void* buf, size_t n, int64_t offset) noexcept nogil
+    cdef int resize_as(self, int kind, int handle, int64_t size) noexcept nogil
     cdef int seek(self, int64_t cut) noexcept nogil
     cdef int record(self, int kind, Change* change, int64_t offset, const char* data, size_t n) noexcept nogil

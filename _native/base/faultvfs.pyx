@@ -27,11 +27,11 @@ from enginelib._native.base.status cimport E_NOMEM, OK, fail, fail_os
 from enginelib._native.base.vfs cimport KIND_DIRECTORY, KIND_FILE, stale_handle
 
 cdef enum:
-    CALL_OPEN, CALL_CLOSE, CALL_READ, CALL_WRITE, CALL_WRITE_TAIL, CALL_SYNC, CALL_SIZE, CALL_TRUNCATE, CALL_KIND
+    CALL_OPEN, CALL_CLOSE, CALL_READ, CALL_WRITE, CALL_WRITE_TAIL, CALL_SYNC, CALL_SIZE, CALL_TRUNCATE, CALL_RESERVE, CALL_KIND
     CALL_MKDIR, CALL_RENAME, CALL_UNLINK, CALL_SYNC_DIR, CALL_LIST_DIR, CALL_LOCK, CALL_LOCK_BYTE, CALL_TEST_BYTES
 
 cdef tuple CALL_NAMES = (
-    "open", "close", "read", "write", "write_tail", "sync", "size", "truncate", "kind",
+    "open", "close", "read", "write", "write_tail", "sync", "size", "truncate", "reserve", "kind",
     "mkdir", "rename", "unlink", "sync_dir", "list_dir", "lock", "lock_byte", "test_bytes",
 )
 cdef dict MODES = {"kill": CRASH_KILL, "power": CRASH_POWER, "lost": CRASH_LOST, "all": CRASH_ALL}
@@ -261,17 +261,29 @@ cdef class FaultVfs(MemoryVfs):
         return rc
 
     cdef int truncate(self, int handle, int64_t size) noexcept nogil:
+        return self.resize_as(CALL_TRUNCATE, handle, size)
+
+    cdef int reserve(self, int handle, int64_t size) noexcept nogil:
+        return self.resize_as(CALL_RESERVE, handle, size)
+
+    cdef int resize_as(self, int kind, int handle, int64_t size) noexcept nogil:
         cdef bint cut_short
         cdef int e, rc
+        cdef int64_t before = 0
         latch_lock(&self.latch)
-        e = self.enter(CALL_TRUNCATE, &cut_short)
+        e = self.enter(kind, &cut_short)
+        if e == 0 and kind == CALL_RESERVE and self.room >= 0 and self.do_size(handle, &before) == OK and size > before:
+            if size - before > self.room:
+                e = ENOSPC
+            else:
+                self.room -= size - before
         if e:
-            rc = fail_os("ftruncate", self.path_of(handle), e)
+            rc = fail_os("ftruncate" if kind == CALL_TRUNCATE else "fallocate", self.path_of(handle), e)
         else:
             rc = self.do_truncate(handle, size)
             if rc == OK:
                 rc = self.note(OP_TRUNCATE, NULL, self.handles[handle].ino, size, NULL, 0)
-        self.leave(CALL_TRUNCATE, rc, self.path_of(handle), -1, size)
+        self.leave(kind, rc, self.path_of(handle), -1, size)
         latch_unlock(&self.latch)
         return rc
 

@@ -401,6 +401,9 @@ cdef class MemoryVfs(Vfs):
         latch_unlock(&self.latch)
         return rc
 
+    cdef int reserve(self, int handle, int64_t size) noexcept nogil:
+        return self.truncate(handle, size)
+
     cdef int kind(self, const char* path, int* out) noexcept nogil:
         cdef int rc
         latch_lock(&self.latch)

@@ -115,6 +115,19 @@ cdef extern from *:
         do { r = ftruncate(fd, (off_t)size); } while (r < 0 && errno == EINTR);
         return r < 0 ? errno : 0;
     }
+    static int el_reserve(int fd, int64_t size) {
+        static const char zeros[1 << 16];
+        int64_t at = 0;
+        int r = 0;
+    #if defined(__linux__)
+        do { r = fallocate(fd, 0, 0, (off_t)size); } while (r < 0 && errno == EINTR);
+        if (r == 0) return 0;
+        if (errno != EOPNOTSUPP && errno != ENOSYS) return errno;
+    #endif
+        for (r = 0; r == 0 && at < size; at += (int64_t)sizeof(zeros))      /* no such call: every byte is written */
+            r = el_pwrite(fd, zeros, size - at < (int64_t)sizeof(zeros) ? (size_t)(size - at) : sizeof(zeros), at, sizeof(zeros));
+        return r;
+    }
     static int el_kind(const char* path, int* out) {                 /* 0 none, 1 file, 2 directory, 3 other */
         struct stat st;
         if (stat(path, &st) < 0) {
@@ -204,6 +217,7 @@ cdef extern from *:
     int el_sync_dir(const char* path) noexcept nogil
     int el_size(int fd, int64_t* out) noexcept nogil
     int el_truncate(int fd, int64_t size) noexcept nogil
+    int el_reserve(int fd, int64_t size) noexcept nogil
     int el_kind(const char* path, int* out) noexcept nogil
     int el_mkdir(const char* path) noexcept nogil
     int el_flock(int fd, int exclusive) noexcept nogil
@@ -452,6 +466,14 @@ cdef class RealVfs(Vfs):
         e = el_truncate(f.fd, size)
         latch_unlock(&f.latch)
         return fail_os("ftruncate", f.path, e) if e else OK
+
+    cdef int reserve(self, int handle, int64_t size) noexcept nogil:
+        cdef RealFile* f = self.file(handle)
+        cdef int e
+        if f == NULL:
+            return stale_handle(handle)
+        e = el_reserve(f.fd, size)
+        return fail_os("fallocate", f.path, e) if e else OK
 
     cdef int kind(self, const char* path, int* out) noexcept nogil:
         cdef int e = el_kind(path, out)

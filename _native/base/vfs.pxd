@@ -26,12 +26,14 @@ cdef class Vfs:
     cdef int read(self, int handle, void* buf, size_t n, int64_t offset, size_t* got) noexcept nogil
     # Writes all n bytes, looping over short writes.
     cdef int write(self, int handle, const void* buf, size_t n, int64_t offset) noexcept nogil
-    # As write, for a range that has been written before in this file: it may go through a mapping, without a system call.
+    # As write, for a range that has been written or reserved before in this file: it may go through a mapping, without a system call.
     # When it returns the bytes survive the death of this process. Cheap enough to be called with the GIL held.
     cdef int write_tail(self, int handle, const void* buf, size_t n, int64_t offset) noexcept nogil
     cdef int sync(self, int handle) noexcept nogil                                   # fdatasync (F_FULLFSYNC on macOS)
     cdef int size(self, int handle, int64_t* out) noexcept nogil
     cdef int truncate(self, int handle, int64_t size) noexcept nogil
+    # Makes an empty file `size` bytes long, all zeros, with room for them on the medium: writing there later cannot fail with ENOSPC.
+    cdef int reserve(self, int handle, int64_t size) noexcept nogil
     cdef int kind(self, const char* path, int* out) noexcept nogil                   # a FileKind
     cdef int mkdir(self, const char* path) noexcept nogil                            # OK also when it is there
     cdef int rename(self, const char* old, const char* new) noexcept nogil

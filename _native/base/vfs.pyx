@@ -66,6 +66,9 @@ cdef class Vfs:
     cdef int truncate(self, int handle, int64_t size) noexcept nogil:
         return refuse()
 
+    cdef int reserve(self, int handle, int64_t size) noexcept nogil:
+        return refuse()
+
     cdef int kind(self, const char* path, int* out) noexcept nogil:
         return refuse()
 
@@ -148,6 +151,12 @@ cdef class Vfs:
         cdef int rc
         with nogil:
             rc = self.truncate(handle, size)
+        check(rc)
+
+    def py_reserve(self, int handle, long long size):
+        cdef int rc
+        with nogil:
+            rc = self.reserve(handle, size)
         check(rc)
 
     def py_kind(self, path) -> int:

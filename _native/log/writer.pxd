@@ -136,7 +136,7 @@ cdef class LogWriter:
     cdef int prepare(self) noexcept nogil
     cdef int make_segment(self, uint64_t first, const SegmentHeader* header, const char* donor, int* handle, bint* final, bint* donor_gone,
                           bint durable) noexcept nogil
-    cdef int new_file(self, const char* path, int* handle, bint* final) noexcept nogil
+    cdef int new_file(self, const char* path, bint written, int* handle, bint* final) noexcept nogil
     cdef int add_segment(self, uint64_t first) noexcept nogil
     cdef int clear_leftovers(self, Vfs vfs, uint64_t first_lsn) noexcept nogil
     cdef bint lax                           # latch: the last flush() wanted less than SYNC

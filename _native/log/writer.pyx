@@ -621,14 +621,20 @@ cdef class LogWriter:
         self.seg_count += 1
         return OK
 
-    cdef int new_file(self, const char* path, int* handle, bint* final) noexcept nogil:
-        """Makes a file of zeros at `path`, every block of it written."""
+    cdef int new_file(self, const char* path, bint written, int* handle, bint* final) noexcept nogil:
+        """Makes a file of zeros at `path`; written: every block of it, so that the syncs of commits will change no metadata. Who does not
+        sync at each commit is served better by blocks that are only reserved, and writes each byte once."""
         cdef uint64_t at = 0
         cdef size_t n
         cdef int rc = self.vfs.open(path, VFS_WRITE | VFS_CREATE | VFS_TAIL, handle)    # in folios as write_tail wants them
         if rc != OK:
             return rc
         rc = self.vfs.truncate(handle[0], 0)
+        if rc == OK and not written:
+            rc = self.vfs.reserve(handle[0], <int64_t>self.segment_size)
+            if rc != OK and rc != E_FULL:
+                final[0] = True
+            return rc
         while rc == OK and at < self.segment_size:
             n = ZERO_PIECE if self.segment_size - at > ZERO_PIECE else <size_t>(self.segment_size - at)
             rc = self.vfs.write(handle[0], self.zeros, n, <int64_t>at)
@@ -672,7 +678,7 @@ cdef class LogWriter:
                 donor_gone[0] = True
         if rc == ABSENT:
             name_path(made, self.dir, b"next.tmp")
-            rc = self.new_file(made, &h, final)
+            rc = self.new_file(made, durable, &h, final)
         # The header of what the file was before must not be taken for this segment's: it is overwritten before the renaming.
         if rc == OK:
             rc = self.vfs.write(h, head, sizeof(head), 0)

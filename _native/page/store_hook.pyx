@@ -58,3 +58,7 @@ cdef class HookVfs(Vfs):
     cdef int truncate(self, int handle, int64_t size) noexcept nogil:
         self.call(b"truncate", size, 0)
         return self.inner.truncate(handle, size)
+
+    cdef int reserve(self, int handle, int64_t size) noexcept nogil:
+        self.call(b"reserve", size, 0)
+        return self.inner.reserve(handle, size)

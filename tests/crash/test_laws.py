@@ -187,7 +187,7 @@ def test_law_5_every_recovery_raises_the_incarnation_and_no_lsn_is_used_twice(vf
 
 def changes(vfs, start=0):
     """The calls that change something or sync: [(name, path, offset)]"""
-    names = ("write", "write_tail", "sync", "rename", "unlink", "sync_dir", "mkdir", "truncate")
+    names = ("write", "write_tail", "sync", "rename", "unlink", "sync_dir", "mkdir", "truncate", "reserve")
     return [(c[0], c[1], c[2]) for c in vfs.trace() if c[0] in names and c[4] == 0 and c[5] >= start]
 
 
