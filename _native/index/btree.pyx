@@ -6,7 +6,7 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOT_SUPPORTED, fail, 
 from ..page.layout cimport layout_max_key, layout_max_inline
 from ..page.pool cimport pool_find
 from .node cimport *
-from .descent cimport contradiction, edge_fault, misplaced, lack, enter, enter_root, walk, fill_cell
+from .descent cimport contradiction, edge_fault, misplaced, lack, lack_page, enter, enter_root, walk, fill_cell
 from .shape cimport plain, underfull, split_leaf, join, node_assert, EDGE_NONE, EDGE_RIGHT, EDGE_LEFT, DEBUG
 from .verify cimport verify_tree
 
@@ -278,7 +278,7 @@ cdef class BTree:
             if unlikely(not plain(f)):
                 status = self.pool.admit(1)
                 if status != OK:
-                    return lack(need, LACK_FRAMES, 0, 1) if status == AGAIN else status
+                    return lack(need, LACK_FRAMES, 1) if status == AGAIN else status
             path.admitted = True
             return OK if path.found else ABSENT
         status = walk(self.core, self.id, self.root, key, klen, path, need)
@@ -370,11 +370,11 @@ cdef class BTree:
             fits = INNER_RECORD + longest - node_prefix_len(f.page) + SLOT_SIZE <= node_room(f.page)
         status = self.pool.admit(frames)
         if status != OK:
-            return lack(need, LACK_FRAMES, 0, frames) if status == AGAIN else status
+            return lack(need, LACK_FRAMES, frames) if status == AGAIN else status
         if pids != 0:
             status = self.pool.store.reserve_pids(pids)
             if status != OK:
-                return lack(need, LACK_PIDS, 0, pids) if status == AGAIN else status
+                return lack(need, LACK_PIDS, pids) if status == AGAIN else status
         return OK
 
     cdef void apply_put(self, Path* path, const char* key, size_t klen, uint16_t flags, const char* value, size_t vlen,
@@ -434,10 +434,10 @@ cdef class BTree:
         cdef Frame* f
         cdef int status = self.pool.admit(1)
         if status != OK:
-            return lack(need, LACK_FRAMES, 0, 1) if status == AGAIN else status
+            return lack(need, LACK_FRAMES, 1) if status == AGAIN else status
         status = self.pool.store.reserve_pids(1)
         if status != OK:
-            return lack(need, LACK_PIDS, 0, 1) if status == AGAIN else status
+            return lack(need, LACK_PIDS, 1) if status == AGAIN else status
         f = self.pool.new_page()
         node_init(f.page, self.page_size, 0, self.id, f.pid, 0, 0, NULL, 0, NULL, 0)
         self.root = f.pid
@@ -477,7 +477,7 @@ cdef class BTree:
         while True:
             f = pool_find(self.core, pid)
             if f == NULL:
-                return lack(need, LACK_PAGE, pid, 1)
+                return lack_page(self.core, need, pid)
             page = f.page
             if node_keyspace(page) != self.id:
                 if depth == 0:
@@ -497,7 +497,7 @@ cdef class BTree:
         if keep >= 0 and not plain(frames[keep]):
             status = self.pool.admit(1)
             if status != OK:
-                return lack(need, LACK_FRAMES, 0, 1) if status == AGAIN else status
+                return lack(need, LACK_FRAMES, 1) if status == AGAIN else status
         need_release(self.pool, need)            # in this latch hold the frames stay what they are
         for i in range(node_count(page)):
             value = node_value(page, i, &flags, &vlen)

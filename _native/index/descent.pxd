@@ -17,11 +17,17 @@ cdef const char* edge_fault(const char* parent, int at, const char* child) noexc
 # -> E_CORRUPT, naming what kept `enter` from going on.
 cdef int misplaced(const char* parent, int at, const char* child, uint32_t keyspace) noexcept nogil
 
-cdef inline int lack(Need* need, int what, uint64_t pid, int count) noexcept nogil:
+cdef inline int lack(Need* need, int what, int count) noexcept nogil:
     need.lack = what
-    need.pid = pid
     need.count = count
     return AGAIN
+
+
+cdef inline int lack_page(PoolCore* core, Need* need, uint64_t pid) noexcept nogil:
+    need.pid = pid
+    need.gone = core.pages_gone
+    return lack(need, LACK_PAGE, 1)
+
 
 cdef inline void prefetch_page(PoolCore* core, uint64_t pid) noexcept nogil:
     """Asks for the page before its frame is read: an arena of one piece has its pages in the order of the frames. A wrong guess costs nothing."""
@@ -41,7 +47,7 @@ cdef inline int enter(PoolCore* core, uint32_t keyspace, const char* parent, int
     prefetch_page(core, pid)
     f = pool_find(core, pid)
     if unlikely(f == NULL):
-        return lack(need, LACK_PAGE, pid, 1)
+        return lack_page(core, need, pid)
     page = f.page
     if unlikely(node_level(page) + 1 != node_level(parent) or node_keyspace(page) != keyspace
                 or klen < node_prefix_len(page)):
@@ -57,7 +63,7 @@ cdef inline int enter(PoolCore* core, uint32_t keyspace, const char* parent, int
 cdef inline int enter_root(PoolCore* core, uint32_t keyspace, uint64_t root, Need* need, Frame** out) noexcept nogil:
     cdef Frame* f = pool_find(core, root)
     if unlikely(f == NULL):
-        return lack(need, LACK_PAGE, root, 1)
+        return lack_page(core, need, root)
     if unlikely(node_keyspace(f.page) != keyspace):
         return contradiction(root, b"it belongs to another keyspace", keyspace, node_keyspace(f.page))
     if unlikely((get16(f.page + OFF_LOWER_OFF) | get16(f.page + OFF_UPPER_OFF)) != 0):

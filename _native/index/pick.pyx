@@ -8,10 +8,14 @@ from .tableset cimport LSM_LEVELS, TableFile, TableSet, file_overlaps
 cdef enum:
     LAST_LEVEL = LSM_LEVELS - 1
     GROWTH = 10                    # each level's size over that of the one above
+    BASE = 4                       # tables that a level is worth having for,
+    DEEPER = 6                     # and how many times that the level below it is larger: merged from level 0 directly, a smaller one costs fewer bytes
+    RUNS_BYTES = 6                 # tables' worth of bytes in level 0 that are worth a compaction,
+    RUNS_FULL = 2 * RUNS_COMPACT   # or so many runs, however small
 
 
 cdef int level_targets(const TableSet* s, uint64_t table_size, uint64_t* targets) noexcept nogil:
-    cdef uint64_t base = table_size * 4, size = s.bytes[LAST_LEVEL]
+    cdef uint64_t base = table_size * BASE, size = s.bytes[LAST_LEVEL]
     cdef int level = LAST_LEVEL, i
     for i in range(LSM_LEVELS):
         targets[i] = 0
@@ -19,11 +23,17 @@ cdef int level_targets(const TableSet* s, uint64_t table_size, uint64_t* targets
         if s.bytes[i] > size:
             size = s.bytes[i]
     targets[LAST_LEVEL] = <uint64_t>-1
-    while size > base and level > 1:
+    while size > DEEPER * base and level > 1:
         size //= GROWTH
         level -= 1
-        targets[level] = size if size > table_size else table_size
+        targets[level] = size if size > base else base
     return level
+
+
+cdef double runs_score(const TableSet* s, uint64_t table_size) noexcept nogil:
+    """How much level 0 wants to be merged. What it is merged into is written again, whatever comes from above: so that is worth a good deal of bytes."""
+    cdef double runs = <double>s.counts[0] / RUNS_FULL, size = <double>s.bytes[0] / <double>(RUNS_BYTES * table_size)
+    return size if size > runs and s.counts[0] >= RUNS_COMPACT else runs
 
 
 cdef bint add_input(Pick* p, TableFile* f, int level) noexcept nogil:
@@ -262,8 +272,9 @@ cdef bint compaction_pick(LsmTree tree, bint idle, uint64_t oldest, uint64_t now
         p.score = <double>s.counts[0] / RUNS_COMPACT
         return pick_tiers(tree, idle, p) or pick_waste(tree, idle, oldest, now, p)
     base = level_targets(s, tree.options.table_size, targets)
-    if s.counts[0] >= RUNS_COMPACT:
-        p.score = <double>s.counts[0] / RUNS_COMPACT
+    score = runs_score(s, tree.options.table_size)
+    if score >= 1.0:
+        p.score = score
         best = 0
     for level in range(1, LAST_LEVEL):
         if s.counts[level] == 0:

@@ -16,6 +16,7 @@ cdef enum Lack:
 cdef struct Need:
     int lack
     uint64_t pid
+    uint64_t gone          # pages freed when it was found missing
     int count
     int pinned
     Frame* pins[MAX_PINS]

@@ -4,7 +4,7 @@ from ..base.status cimport OK
 
 cdef void need_init(Need* n) noexcept nogil:
     n.lack = LACK_NOTHING
-    n.pid = 0
+    n.pid = n.gone = 0
     n.count = 0
     n.pinned = 0
 
@@ -19,7 +19,7 @@ cdef int need_secure(Pool pool, Need* n) noexcept nogil:
         if most < 8:
             most = 8
     if n.lack == LACK_PAGE:
-        status = pool.load(n.pid, &f)
+        status = pool.load(n.pid, n.gone, &f)
         if status == OK:
             if n.pinned >= most:                 # pages are met from the root down: the first was pinned the longest ago
                 pool.unpin(n.pins[0])

@@ -9,8 +9,8 @@ from ..base.latch cimport latch_lock, latch_unlock
 from ..base.status cimport OK, AGAIN, E_CORRUPT, E_NOMEM, error_info, fail_corrupt, raise_status
 from ..page.layout cimport layout_check
 from ..page.pool cimport PoolCore, Frame, pool_find
-from .place cimport Need, Path, MAX_LEVELS, LACK_PAGE, need_init, need_secure, need_release
-from .descent cimport edge_fault, lack
+from .place cimport Need, Path, MAX_LEVELS, need_init, need_secure, need_release
+from .descent cimport edge_fault, lack_page
 from .node cimport *
 
 cdef enum:
@@ -62,7 +62,7 @@ cdef int sibling(PoolCore* core, Path* path, int level, Need* need, uint64_t* pi
     while i + 1 < level:
         f = pool_find(core, pid[0])
         if f == NULL:
-            return lack(need, LACK_PAGE, pid[0], 1)
+            return lack_page(core, need, pid[0])
         if node_level(f.page) == 0:
             return OK
         pid[0] = node_child(f.page, -1)
@@ -116,7 +116,7 @@ cdef int step(Pool pool, uint32_t keyspace, uint64_t root, Walk* w, Path* path, 
             return OK
         f = pool_find(core, pid)
         if f == NULL:
-            return lack(need, LACK_PAGE, pid, 1)
+            return lack_page(core, need, pid)
         page = f.page
         i = path.depth
         fault = NULL

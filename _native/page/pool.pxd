@@ -38,6 +38,7 @@ cdef struct PoolCore:        # what hot paths touch; one per pool, address const
     uint32_t* frame_of       # pid -> frame number + 1, 0 = not here
     uint64_t pids            # length of frame_of
     uint32_t page_size
+    uint64_t pages_gone      # pages that were freed: who found one missing in an earlier latch hold looks whether it may be among them
     uint64_t tables_gone     # sorted tables that were closed: who has noted one in an earlier latch hold looks whether it is the same
 
 cdef inline Frame* pool_find(PoolCore* p, uint64_t pid) noexcept nogil:
@@ -137,8 +138,8 @@ cdef class Pool:
     cdef int make_free(self, int n) noexcept nogil
     cdef int make_free_rollback(self, int n) noexcept nogil
     # (releases the latch) Brings pid in and pins it. Also when another thread is loading it. E_CORRUPT, E_IO. The page has passed layout_check.
-    # When the pid was freed meanwhile: OK and a detached frame (of no meaning: start again from the root, as after any load; then unpin).
-    cdef int load(self, uint64_t pid, Frame** out) noexcept nogil
+    # gone: core.pages_gone when it was found missing. When the pid was freed since: OK and a detached frame (of no meaning: start again from the root, as after any load; then unpin).
+    cdef int load(self, uint64_t pid, uint64_t gone, Frame** out) noexcept nogil
     # After admit(1): the frame of f's page to be changed in place: f itself, marked dirty, or a clone when f is frozen or being written.
     cdef Frame* writable(self, Frame* f) noexcept nogil
     # After admit(1) and store.reserve_pids(1): a new dirty zeroed page.

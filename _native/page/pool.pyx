@@ -445,9 +445,7 @@ cdef class Pool:
                 rc = fail_corrupt(self.store.path, -1, text, 0, 0)
         return rc
 
-    cdef int load(self, uint64_t pid, Frame** out) noexcept nogil:
-        cdef uint32_t history = self.store.pid_history(pid)
-        cdef bint waited = False
+    cdef int load(self, uint64_t pid, uint64_t gone, Frame** out) noexcept nogil:
         cdef bint forgotten
         cdef Frame* f
         cdef char text[96]
@@ -469,7 +467,6 @@ cdef class Pool:
                     return rc
             else:
                 break
-            waited = True
         if pid == 0 or pid >= self.store.next_pid:
             snprintf(text, sizeof(text), "Page %llu is referred to, but was never given out", <unsigned long long>pid)
             return fail_corrupt(self.store.path, -1, text, self.store.next_pid, pid)
@@ -498,8 +495,8 @@ cdef class Pool:
             if not forgotten:
                 self.unindex(f)
             f.state = FRAME_DETACHED
-            # The page was freed before or while it was read: whoever wanted it has to look again where it should be.
-            if not forgotten and (rc != E_CORRUPT or not waited or history == self.store.pid_history(pid)):
+            # It may have been freed after it was found missing, before or while it was read: whoever wanted it has to look again where it should be.
+            if not forgotten and (rc != E_CORRUPT or gone == self.core.pages_gone):
                 f.pins = 0
                 self.push_free(f)
                 return rc
@@ -550,6 +547,7 @@ cdef class Pool:
     cdef void drop_page(self, Frame* f) noexcept nogil:
         self.unindex(f)
         self.store.free_pid(f.pid)
+        self.core.pages_gone += 1
         f.state = FRAME_DETACHED
         if not f.frozen and not f.busy:
             self.clean(f)
@@ -564,6 +562,7 @@ cdef class Pool:
                 return
             self.unindex(f)
         self.store.free_pid(pid)
+        self.core.pages_gone += 1
 
     # ---------------------------------------------------------------- checkpoints
 

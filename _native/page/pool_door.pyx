@@ -44,13 +44,13 @@ cdef class PoolDoor(StoreDoor):
         self.pool.close()
         StoreDoor.close(self)
 
-    cdef int bring(self, uint64_t pid, Frame** out) noexcept nogil:
+    cdef int bring(self, uint64_t pid, uint64_t gone, Frame** out) noexcept nogil:
         """(latch) A pinned frame of pid."""
         out[0] = pool_find(&self.pool.core, pid)
         if out[0] is not NULL:
             self.pool.pin(out[0])
             return OK
-        return self.pool.load(pid, out)
+        return self.pool.load(pid, gone, out)
 
     def new(self, bytes value, rollback=False):
         cdef const char* p = value
@@ -89,7 +89,7 @@ cdef class PoolDoor(StoreDoor):
         with nogil:
             latch_lock(&self.latch)
             while True:
-                rc = self.bring(pid, &f)
+                rc = self.bring(pid, self.pool.core.pages_gone, &f)
                 if rc != OK:
                     break
                 rc = self.pool.admit_rollback(1) if r else self.pool.admit(1)
@@ -111,14 +111,20 @@ cdef class PoolDoor(StoreDoor):
         if rc != OK:
             raise_status(rc)
 
-    def get(self, uint64_t pid):
+    @property
+    def pages_gone(self):
+        return self.pool.core.pages_gone
+
+    def get(self, uint64_t pid, since=None):
+        """The page's value, None for a page that was freed after `since` (a number of `pages_gone`; None: now)."""
         cdef Frame* f = NULL
         cdef int rc
+        cdef uint64_t gone = self.pool.core.pages_gone if since is None else since
         cdef size_t at, n
         value = None
         with nogil:
             latch_lock(&self.latch)
-            rc = self.bring(pid, &f)
+            rc = self.bring(pid, gone, &f)
             latch_unlock(&self.latch)
         if rc == OK:
             if f.state != FRAME_DETACHED:
@@ -223,7 +229,7 @@ cdef class PoolDoor(StoreDoor):
         cdef int rc
         with nogil:
             latch_lock(&self.latch)
-            rc = self.bring(pid, &f)
+            rc = self.bring(pid, self.pool.core.pages_gone, &f)
             latch_unlock(&self.latch)
         if rc != OK:
             raise_status(rc)
@@ -243,7 +249,7 @@ cdef class PoolDoor(StoreDoor):
         cdef int rc
         with nogil:
             latch_lock(&self.latch)
-            rc = self.bring(pid, &f)
+            rc = self.bring(pid, self.pool.core.pages_gone, &f)
             if rc == OK:
                 self.pool.drop_page(f)
                 self.pool.unpin(f)

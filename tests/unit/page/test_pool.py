@@ -389,3 +389,15 @@ def one_failure(call, number):
     else:
         assert pool.store.failed
     return not over
+
+
+def test_a_page_freed_since_it_was_found_missing_is_looked_for_again_and_any_other_that_is_gone_is_damage(pool):
+    pages = fill(pool, 100)
+    here, gone, *_ = pages
+    pool.checkpoint()
+    noted = pool.pages_gone
+    pool.drop(gone)
+    pool.checkpoint()
+    assert pool.get(gone, noted) is None
+    assert code_of(lambda: pool.get(gone)) == E_CORRUPT
+    assert pool.get(here, noted) == pages[here]
