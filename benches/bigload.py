@@ -48,9 +48,9 @@ def chunks(count: int, seed: int, noise: bytes, again: bool = False) -> Iterator
 
 
 def written() -> int:
-    """Bytes that this process has given to `write` and its like."""
+    """Bytes of pages of files that this process has made dirty, by a call or through a mapping."""
     for line in Path("/proc/self/io").read_text().splitlines():
-        if line.startswith("wchar:"):
+        if line.startswith("write_bytes:"):
             return int(line.split()[1])
     return 0
 

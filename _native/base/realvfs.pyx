@@ -188,6 +188,8 @@ cdef extern from *:
     #if defined(__linux__)
         /* Locked as they come in: mlock would map them all read-only, and each page's first store be a fault. */
         if (mlock2(p, n, MLOCK_ONFAULT) < 0) { munmap(p, n); return NULL; }
+        /* Read-around would bring in megabytes that are not there yet, at once and in the middle of somebody's commit. */
+        madvise(p, n, MADV_RANDOM);
     #endif
         return (char*)p;
     }
@@ -243,8 +245,10 @@ cdef extern from *:
     int posix_unlink "unlink"(const char*) noexcept nogil
 
 cdef enum:
-    WINDOW = 1 << 20
-    STEP = 1 << 14           # what is brought in ahead of the tail, and the most a commit's sync writes for nothing
+    WINDOW = 1 << 22         # exchanging one stops the other processors, whatever its size
+    SMALL_WINDOW = 1 << 20   # where no more memory may be locked
+    STEP = 1 << 12           # what is brought in ahead of the tail at once: a page whose memory was never used takes 10 to 15 us
+    FOLIO = 1 << 14          # the largest folio that is written to by a call, and so the most that a commit's sync writes for nothing
     SMALL = 2048             # bringing in the pages of more than this costs more than a system call
 
 
@@ -333,7 +337,7 @@ cdef class RealVfs(Vfs):
         f.window_start = f.window_end = f.window_length = 0
         f.ready_start = f.ready_end = 0
         f.no_window = not (flags & VFS_TAIL) or not el_in_place(fd)
-        f.piece = EL_CHUNK if f.no_window else STEP
+        f.piece = EL_CHUNK if f.no_window else FOLIO
         if not f.no_window:
             el_no_readahead(fd)
         f.fd = fd
@@ -409,21 +413,23 @@ cdef class RealVfs(Vfs):
 
     cdef int make_ready(self, RealFile* f, int64_t offset, size_t n) noexcept nogil:
         """Makes the step at `offset` safe to store to. 0, or 1 when the bytes must go by a system call."""
-        cdef int64_t size = 0, start
+        cdef int64_t size = 0, start, most
         if f.no_window or offset < 0:
             return 1
         if offset < f.window_start or offset >= f.window_end:
             if el_size(f.fd, &size) or offset + <int64_t>n > size:
                 return 1
             drop_window(f)
-            f.window_start = offset - offset % WINDOW
-            f.window_end = f.window_start + WINDOW
-            if f.window_end > size:
-                f.window_end = size
-            f.window_length = f.window_end - f.window_start
-            f.window = el_map(f.fd, f.window_start, <size_t>f.window_length)
-            if f.window == NULL:
-                return self.give_up(f)
+            most = WINDOW
+            while f.window == NULL:
+                f.window_start = offset - offset % most
+                f.window_end = min(f.window_start + most, size)
+                f.window_length = f.window_end - f.window_start
+                f.window = el_map(f.fd, f.window_start, <size_t>f.window_length)
+                if f.window == NULL:
+                    if most == SMALL_WINDOW:
+                        return self.give_up(f)
+                    most = SMALL_WINDOW
         start = offset - offset % STEP
         if start != f.ready_end:
             f.ready_start = start

@@ -86,10 +86,10 @@ cdef bint foresee(Ahead* a, TxnManager m, Fetch* fetch, Batch* b) noexcept nogil
     those to tell who need it."""
     cdef uint64_t pids[MAX_BATCH]
     cdef Lack lack
-    cdef int i, n = b.n, done = 0
+    cdef int i, _again, n = b.n, done = 0
     b.n = 0
     lack_init(&lack)
-    for i in range(n * MAX_LEVELS):                           # what is not needed must not be tried for ever
+    for _again in range(n * MAX_LEVELS):                           # what is not needed must not be tried for ever
         if ((<BTree>m.trees[b.keyspace].tree).leaves(b.keys, b.klens, n, pids, &done, &lack.need) != AGAIN
                 or m.secure(NULL, &lack) != OK):
             break

@@ -8,6 +8,7 @@ from ..base.vfs cimport KIND_DIRECTORY
 from ..log.writer cimport SYNC
 from ..index.compaction cimport Horizon, Work, compaction_run, flush_oldest, reap_files
 from ..index.pick cimport Pick, compaction_pick, compaction_pick_range, compaction_pick_step
+from ..index.memtable cimport MemChunk, chunks_free
 from ..index.lsm cimport LsmTree
 from ..index.tableset cimport LSM_LEVELS
 from ..txn.lsmops cimport lsm_horizon, lsm_seal
@@ -291,6 +292,20 @@ cdef void* compact_entry(void* engine) noexcept nogil:
     return NULL
 
 
+cdef void drop_spares(Engine e) noexcept nogil:
+    """(latch, released) Gives back the memory that memtables have left: nobody writes."""
+    cdef MemChunk* chunks
+    cdef uint32_t i
+    for i in range(1, e.txns.next_keyspace):
+        if is_live(e.txns, i) and (<LsmTree>e.txns.trees[i].tree).spares.first != NULL:
+            chunks = (<LsmTree>e.txns.trees[i].tree).spares.first
+            (<LsmTree>e.txns.trees[i].tree).spares.first = NULL
+            (<LsmTree>e.txns.trees[i].tree).spares.bytes = 0
+            latch_unlock(&e.latch)
+            chunks_free(chunks)
+            latch_lock(&e.latch)
+
+
 cdef void worker_loop(Engine e, Work* work, bint compacts) noexcept nogil:
     cdef uint64_t seen = 0
     cdef int64_t quiet_since = monotonic_micros()
@@ -308,6 +323,8 @@ cdef void worker_loop(Engine e, Work* work, bint compacts) noexcept nogil:
             status = compact_some(e, work, idle)
             if status == OK or status == ABSENT:
                 reap_some(e)
+            if idle and status == ABSENT:
+                drop_spares(e)
         else:
             status = flush_some(e, work)
         if e.stopping:

@@ -12,7 +12,7 @@ from ..base.latch cimport Latch
 from ..base.vfs cimport Vfs
 from ..log.writer cimport LogWriter
 from ..page.pool cimport Pool, PoolCore
-from .memtable cimport MemTable, MemEntry, MemRange
+from .memtable cimport MemTable, MemEntry, MemRange, MemSpares
 from .sstable cimport BlockNeed, Entry
 from .tableset cimport Edit, TableFile, TableSet
 
@@ -64,6 +64,7 @@ cdef class LsmTree:
     cdef bytes directory_bytes
     cdef const char* directory      # .../lsm/<id>
     # under the latch
+    cdef MemSpares spares
     cdef MemTable* active
     cdef MemTable* oldest_sealed
     cdef MemTable* newest_sealed

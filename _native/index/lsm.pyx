@@ -9,7 +9,7 @@ from ..log.record cimport Record, R_EDIT, RECORD_OVERHEAD
 from ..log.writer cimport LogWriter, MAX_RESERVE
 from ..page.layout cimport layout_max_key
 from ..page.pool cimport Pool
-from .memtable cimport (MemEntry, MemNode, MemRange, MemTable, mem_value, mem_visible, memtable_covering, memtable_drop_range, memtable_find, memtable_free, memtable_may_hold, memtable_new,
+from .memtable cimport (chunks_free, MemEntry, MemNode, MemRange, MemTable, mem_value, mem_visible, memtable_covering, memtable_drop_range, memtable_find, memtable_free, memtable_may_hold, memtable_new,
                         memtable_put, memtable_put_range, memtable_reserve)
 from .sstable cimport (ENTRY_DELETE, BlockNeed, Entry, table_close, table_covering, table_find, table_hash, table_may_hold, table_prefetch,
                        table_value, table_open)
@@ -42,6 +42,7 @@ cdef class LsmTree:
             m = self.oldest_sealed
             self.oldest_sealed = m.newer
             memtable_free(m)
+        chunks_free(self.spares.first)
         if self.set != NULL:
             set_unref(self.set, &self.dead)
         while self.dead != NULL:
@@ -52,7 +53,8 @@ cdef class LsmTree:
             file_free(f)
 
     cdef int start(self) noexcept nogil:
-        self.active = memtable_new(self.options.memtable_size)
+        self.spares.most = self.options.memtable_size
+        self.active = memtable_new(self.options.memtable_size, &self.spares)
         self.set = set_empty()
         if self.active == NULL or self.set == NULL:
             return fail(E_NOMEM, "no memory for an LSM-tree")
@@ -60,7 +62,7 @@ cdef class LsmTree:
 
     cdef void release(self) noexcept nogil:
         cdef TableSet* none = set_empty()
-        cdef MemTable* fresh = memtable_new(0)
+        cdef MemTable* fresh = memtable_new(0, NULL)
         cdef MemTable* m
         if none == NULL or fresh == NULL:            # its memory stays with it then
             if none != NULL:
@@ -78,6 +80,9 @@ cdef class LsmTree:
         memtable_free(self.active)
         self.active = fresh
         self.mem_ranges = 0
+        chunks_free(self.spares.first)
+        self.spares.first = NULL
+        self.spares.bytes = 0
 
     cdef int damage_status(self) noexcept nogil:
         return fail_corrupt(self.damage, -1, "a table of this keyspace is missing or damaged, so none of it can be read", 0, 0)
@@ -241,7 +246,7 @@ cdef class LsmTree:
         return lsn
 
     cdef uint64_t memory(self) noexcept nogil:
-        cdef uint64_t n = self.active.bytes
+        cdef uint64_t n = self.active.bytes + self.spares.bytes
         cdef MemTable* m = self.oldest_sealed
         while m != NULL:
             n += m.bytes

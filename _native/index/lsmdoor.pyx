@@ -53,7 +53,7 @@ cdef class MemTableDoor:
     cdef MemTable* m
 
     def __cinit__(self, uint64_t size=1 << 16):
-        self.m = memtable_new(size)
+        self.m = memtable_new(size, NULL)
         if self.m == NULL:
             raise MemoryError
 

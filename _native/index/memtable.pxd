@@ -47,6 +47,11 @@ cdef struct MemChunk:
     size_t size                  # bytes after this header
     size_t used
 
+cdef struct MemSpares:           # of a tree, under the latch: large chunks that memtables have left, for the next ones. The system clears memory before
+    MemChunk* first              # its first use, which takes milliseconds for one of these
+    uint64_t bytes
+    uint64_t most                # more are not kept
+
 cdef struct MemTable:
     MemNode* head
     MemNode* tail[MEM_HEIGHT]    # the last node of each level
@@ -64,6 +69,7 @@ cdef struct MemTable:
     uint64_t ranges_in_flight
     uint64_t first_lsn           # of the oldest change in it: recovery needs the log from there
     uint64_t seal_lsn            # once sealed: transactions that ended below are in it or in older ones, whole
+    MemSpares* spares            # outlive it; or NULL
     MemTable* newer              # list of the sealed, oldest first
 
 cdef inline MemLink* node_links(MemNode* n) noexcept nogil:
@@ -105,8 +111,9 @@ cdef inline bint memtable_may_hold(const MemTable* m, uint64_t hash) noexcept no
     return (line[hash & 7] >> (hash >> 3 & 63) & line[hash >> 9 & 7] >> (hash >> 12 & 63) & 1) != 0
 
 # size: bytes of versions it is meant for. NULL: no memory
-cdef MemTable* memtable_new(uint64_t size) noexcept nogil
+cdef MemTable* memtable_new(uint64_t size, MemSpares* spares) noexcept nogil
 cdef void memtable_free(MemTable* m) noexcept nogil
+cdef void chunks_free(MemChunk* first) noexcept nogil
 # Admission: makes sure that one more node and version (or range of klen + vlen bytes of keys) finds room. OK or E_NOMEM.
 cdef int memtable_reserve(MemTable* m, size_t klen, size_t vlen) noexcept nogil
 cdef MemNode* memtable_find(MemTable* m, const char* key, size_t klen) noexcept nogil

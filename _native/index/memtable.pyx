@@ -58,7 +58,7 @@ cdef inline size_t node_size(size_t klen, int height) noexcept nogil:
     return (sizeof(MemNode) + height * sizeof(MemLink) + klen + 7) & ~<size_t>7
 
 
-cdef MemTable* memtable_new(uint64_t size) noexcept nogil:
+cdef MemTable* memtable_new(uint64_t size, MemSpares* spares) noexcept nogil:
     cdef MemTable* m = <MemTable*>calloc(1, sizeof(MemTable))
     cdef uint64_t filter = FILTER_LEAST
     cdef int i
@@ -75,6 +75,7 @@ cdef MemTable* memtable_new(uint64_t size) noexcept nogil:
         free(m)
         return NULL
     m.head.height = MEM_HEIGHT
+    m.spares = spares
     m.height = 1
     m.seed = 0x9E3779B97F4A7C15
     m.seal_lsn = m.first_lsn = <uint64_t>-1
@@ -90,10 +91,23 @@ cdef void memtable_free(MemTable* m) noexcept nogil:
     while m.arena != NULL:
         c = m.arena
         m.arena = c.next
-        free(c)
+        if m.spares != NULL and c.size + sizeof(MemChunk) == HUGE_CHUNK and m.spares.bytes + HUGE_CHUNK <= m.spares.most:
+            c.next = m.spares.first
+            m.spares.first = c
+            m.spares.bytes += HUGE_CHUNK
+        else:
+            free(c)
     free(m.filter)
     free(m.head)
     free(m)
+
+
+cdef void chunks_free(MemChunk* first) noexcept nogil:
+    cdef MemChunk* c
+    while first != NULL:
+        c = first
+        first = c.next
+        free(c)
 
 
 cdef int memtable_reserve(MemTable* m, size_t klen, size_t vlen) noexcept nogil:
@@ -106,7 +120,11 @@ cdef int memtable_reserve(MemTable* m, size_t klen, size_t vlen) noexcept nogil:
         size = HUGE_CHUNK
     if size < need + sizeof(MemChunk):
         size = need + sizeof(MemChunk)
-    if size == HUGE_CHUNK:
+    if size == HUGE_CHUNK and m.spares != NULL and m.spares.first != NULL:
+        c = m.spares.first
+        m.spares.first = c.next
+        m.spares.bytes -= HUGE_CHUNK
+    elif size == HUGE_CHUNK:
         c = <MemChunk*>aligned_alloc(HUGE_CHUNK, HUGE_CHUNK)
         if c != NULL:
             madvise(c, HUGE_CHUNK, MADV_HUGEPAGE)

@@ -530,7 +530,7 @@ cdef bint moves(Version* v, uint32_t keyspace) noexcept nogil:
 
 
 cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
-    cdef MemTable* next = memtable_new(tree.options.memtable_size)
+    cdef MemTable* next = memtable_new(tree.options.memtable_size, &tree.spares)
     cdef MemTable* old = tree.active
     cdef Version** moved = NULL
     cdef MemEntry** entries

@@ -156,6 +156,22 @@ def test_truncate_cuts_and_grows_with_zeros(fs):
     assert vfs.py_read(h, 50_000, 0) == b"x" * 10_001 + bytes(29_999)
 
 
+def test_reserve_makes_zeros_that_can_be_written_to_by_both_ways(fs):
+    vfs, root = fs
+    h = make(vfs, f"{root}/a", b"", TAIL)
+    vfs.py_reserve(h, 3_000_000)
+    assert vfs.py_size(h) == 3_000_000
+    vfs.py_write_tail(h, b"tail", 1_500_000)
+    vfs.py_write(h, b"plain", 2_000_000)
+    want = bytearray(3_000_000)
+    want[1_500_000:1_500_004] = b"tail"
+    want[2_000_000:2_000_005] = b"plain"
+    assert vfs.py_read(h, 4_000_000, 0) == want
+    reading = vfs.py_open(f"{root}/a", READ)
+    with pytest.raises(OSError):
+        vfs.py_reserve(reading, 4_000_000)
+
+
 def test_rename_replaces_and_keeps_handles(fs):
     vfs, root = fs
     h = make(vfs, f"{root}/a", b"new")
