@@ -449,6 +449,8 @@ cdef class Engine:
                     if status == OK:
                         status = reap_some(self)
                 latch_unlock(&self.latch)
+                if status == OK and not self.log.failed:
+                    self.log.trim()
         self.release_files()
         if status != OK:
             raise_status(status)

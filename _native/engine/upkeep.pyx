@@ -32,6 +32,7 @@ def stats(CoreDatabase db):
     cdef TxnManager m = e.txns
     cdef uint64_t file_blocks = 0, used = 0, unused = 0, pids = 0, horizon, visible, last, end, written, synced, keep, snapshots, writers
     cdef uint64_t table_live, table_bytes, oldest = 0, checkpoint_lsn
+    cdef uint32_t i, keyspaces = 0
     latch_enter(&e.latch)
     e.store.usage(&file_blocks, &used, &unused, &pids)
     horizon = clock_horizon(&m.clock)
@@ -46,12 +47,14 @@ def stats(CoreDatabase db):
     synced = e.log.synced_lsn
     keep = e.checkpoint_state.keep
     checkpoint_lsn = e.checkpoint_state.lsn
+    for i in range(1, m.next_keyspace):
+        keyspaces += m.trees[i].state == TREE_LIVE
     table_live = m.table.live
     table_bytes = m.table.bytes
     latch_unlock(&e.latch)
     return {
         "database": {"path": db.path, "id": db.database_id.hex(), "page_size": e.store.page_size, "read_only": e.read_only,
-                     "keyspaces": sum(1 for i in range(1, m.next_keyspace) if m.trees[i].state == TREE_LIVE)},
+                     "keyspaces": keyspaces},
         "log": {"end_lsn": end, "written_lsn": written, "synced_lsn": synced, "kept_from_lsn": keep, "incarnation": e.fields.incarnation,
                 "groups": e.log.groups, "syncs": e.log.syncs, "failed": bool(e.log.failed)},
         "checkpoint": {"lsn": checkpoint_lsn, "count": e.checkpoint_state.count, "frozen_seconds": e.checkpoint_state.frozen_micros / 1e6,
@@ -102,7 +105,9 @@ def verify(CoreDatabase db, progress):
     """See CoreDatabase.verify: a walk of every tree, then of the page file; then of the log as far as it is synced."""
     cdef Engine e = db.engine
     cdef TxnManager m = e.txns
-    cdef uint32_t i
+    cdef uint32_t i, n
+    cdef bint lsm
+    cdef void* tree
     cdef uint64_t end_lsn, turnover
     cdef list findings = []
     cdef list doubts = []           # findings only if nothing changed under the walk
@@ -117,20 +122,25 @@ def verify(CoreDatabase db, progress):
         while e.reaping:
             e.wait_checkpoint()
         e.reaping = True              # trees being dropped stay whole while they are looked at
+        n = m.next_keyspace
         end_lsn = e.log.end_lsn
         turnover = e.store.turnover
         latch_unlock(&e.latch)
     try:
-        for i in range(m.next_keyspace):
-            if m.trees[i].state == TREE_NONE or m.trees[i].tree == NULL:
+        for i in range(n):
+            latch_enter(&e.latch)
+            tree = NULL if m.trees[i].state == TREE_NONE else <void*>m.trees[i].tree
+            lsm = m.trees[i].lsm
+            latch_unlock(&e.latch)
+            if tree == NULL:
                 continue
             name = "(catalogue)" if i == CATALOG else names.get(i, f"(dropping {i})")
             if progress is not None:
                 progress(f"keyspace {name}")
-            if m.trees[i].lsm:
+            if lsm:
                 result = lsm_verify(e, i, findings)
             else:
-                result = check_tree(<BTree>m.trees[i].tree, pids, findings, doubts, True)
+                result = check_tree(<BTree>tree, pids, findings, doubts, True)
             counts["keyspaces"][name] = result
         held_blobs(e, pids)
         if progress is not None:

@@ -180,6 +180,9 @@ cdef class Log:
         return dict(zip(("end", "written", "synced", "failed", "groups", "syncs", "segment", "next", "cap", "incarnation",
                          "ends"), got))
 
+    def trim(self):
+        self.writer.trim()
+
     def close(self):
         if self.open:
             self.open = False

@@ -86,6 +86,8 @@ cdef class LogWriter:
     # latch (may wait). For the background thread: prepares the next segment when the current one is past half; past a quarter
     # while nobody wants syncs, for such a load fills it faster than a disk writes.
     cdef int prepare_ahead(self) noexcept nogil
+    # No latch, no other thread inside. Removes most of the segments that are kept to be used again: little more will be written.
+    cdef void trim(self) noexcept nogil
     # No latch, no other thread inside. Writes nothing: flush first.
     cdef void close(self) noexcept nogil
 

@@ -21,7 +21,8 @@ from .segment cimport (
 cdef enum:
     ZERO_PIECE = 1 << 20
     INLINE_MAX = 4096            # groups up to this size are written at level OS without giving the latch back
-    MAX_SPARES = 2
+    MAX_SPARES = 16              # released segments kept while the log is open: what one checkpoint releases by default,
+    CLOSED_SPARES = 2            # and afterwards
     END_ROOM = 16                # an R_END record, in the buffer
 
 
@@ -793,6 +794,16 @@ cdef class LogWriter:
         if self.failed:
             self.wake()
         return rc
+
+    cdef void trim(self) noexcept nogil:
+        cdef char path[PATH_ROOM]
+        cdef int n
+        for n in range(CLOSED_SPARES, MAX_SPARES):
+            if (self.spares >> n) & 1:
+                spare_path(path, self.dir, n)
+                if self.vfs.unlink(path) != OK:
+                    return                       # it is used again another time
+                self.spares &= ~(<uint64_t>1 << n)
 
     cdef void close(self) noexcept nogil:
         cdef int i

@@ -23,7 +23,7 @@ def test_a_log_is_written_read_and_taken_up_again(tmp_path):
     log.close()
     found = read_log(vfs, tmp_path / "log", segment_size=65536, start_lsn=found["highest_lsn"])
     assert [r[2] for r in found["records"] if r[1] == "put"] == [2000]
-    assert len(list((tmp_path / "log").glob("spare-*.wal"))) == 2
+    assert 2 <= len(list((tmp_path / "log").glob("spare-*.wal"))) <= 16
 
 
 def test_committers_share_syncs_of_a_real_disk(tmp_path):

@@ -269,8 +269,10 @@ def test_release_keeps_the_current_segment_and_spares_are_few():
     files = [p.rsplit("/")[-1] for p in vfs.files()]
     state = log.state()
     assert f"{state['segment']:016x}.wal" in files
-    assert sorted(f for f in files if "spare" in f) == ["spare-0.wal", "spare-1.wal"]
+    assert 2 < sum("spare" in f for f in files) <= 16
     assert len(segments(vfs)) == (2 if state["next"] else 1)
+    log.trim()
+    assert sorted(p for p in vfs.files() if "spare" in p) == ["/log/spare-0.wal", "/log/spare-1.wal"]
     fill(log, 1000, 2000)
     log.flush(SYNC)
     got = values(read(vfs))
