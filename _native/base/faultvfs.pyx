@@ -39,6 +39,7 @@ cdef dict MODES = {"kill": CRASH_KILL, "power": CRASH_POWER, "lost": CRASH_LOST,
 
 cdef class FaultVfs(MemoryVfs):
     def __cinit__(self):
+        self.in_memory = False              # it stands for a disk
         self.cursor_at = -1
         self.stop = -1
         self.failed_at = -1

@@ -26,6 +26,7 @@ cdef enum:
 cdef class MemoryVfs(Vfs):
     def __cinit__(self):
         latch_init(&self.latch)
+        self.in_memory = True
         self.free_handle = -1
         if fs_init(&self.fs, False):
             raise MemoryError

@@ -8,14 +8,14 @@ descriptor.
 The window of ``write_tail`` is a mapped part of the file, used only where a store can neither fail nor need new space:
  - its pages are brought in by MADV_POPULATE_WRITE, which returns an error where a store would raise SIGBUS, and are
    locked (mlock), so they stay resident and no later read error can raise it either;
- - the range lies inside the file, whose blocks exist because they were written before;
+ - the range lies inside the file, whose blocks exist because they were written or reserved before;
  - the file system is one that changes a block in place (ext2/3/4, tmpfs).  A copy-on-write one (btrfs, zfs, APFS, XFS
    with shared extents) has to find room when a clean page is first stored to, and answers a full disk with SIGBUS.
 In every other case, and for ever after the first refusal, the handle uses pwrite.
 
 A store through a mapping dirties the whole folio (the page cache's unit), and a sync then writes all of it: measured,
 1 MiB for each commit when the file had been preallocated by 1 MiB writes.  A folio is as large as the write or the
-read-ahead that made it, so on VFS_TAIL handles writes go in pieces of STEP and read-ahead is off.
+read-ahead that made it, so on VFS_TAIL handles writes go in pieces of FOLIO and read-ahead is off.
 """
 from libc.errno cimport EEXIST, EINTR, ENOENT, errno
 from libc.stdlib cimport calloc, free, malloc, realloc

@@ -20,6 +20,7 @@ cdef enum FileKind:
     KIND_OTHER = 3
 
 cdef class Vfs:
+    cdef readonly bint in_memory         # its files take memory, and end with it: nothing is gained by keeping one to write over
     cdef int open(self, const char* path, int flags, int* handle) noexcept nogil     # ABSENT when there is no such file
     cdef int close(self, int handle) noexcept nogil
     # Reads up to n bytes, looping over short reads; *got < n only at the end of the file.

@@ -166,7 +166,7 @@ cdef class CoreDatabase:
 
     def step(self, str what):
         """One piece of background work, for tests with background=False: "checkpoint", "lazy", "prepare", "gc"; of LSM-trees "seal", "flush",
-        "compact", "settle" (compact what is worth it while nobody writes). Whether there was something to do, as far as that is known."""
+        "compact", "settle" (compact what is worth it while nobody writes; nothing is: let go of memory). Whether there was something to do, as far as that is known."""
         cdef Engine e = self.engine
         cdef int status = OK
         cdef int kind

@@ -62,6 +62,20 @@ cdef int flush_some(Engine e, Work* work) noexcept nogil:
     return status
 
 
+cdef void drop_spares(Engine e) noexcept nogil:
+    """(latch, released) Gives back the memory that memtables have left: nobody writes."""
+    cdef MemChunk* chunks
+    cdef uint32_t i
+    for i in range(1, e.txns.next_keyspace):
+        if is_live(e.txns, i) and (<LsmTree>e.txns.trees[i].tree).spares.first != NULL:
+            chunks = (<LsmTree>e.txns.trees[i].tree).spares.first
+            (<LsmTree>e.txns.trees[i].tree).spares.first = NULL
+            (<LsmTree>e.txns.trees[i].tree).spares.bytes = 0
+            latch_unlock(&e.latch)
+            chunks_free(chunks)
+            latch_lock(&e.latch)
+
+
 cdef int compact_some(Engine e, Work* work, bint idle) noexcept nogil:
     cdef Horizon horizon
     cdef Pick pick
@@ -76,6 +90,8 @@ cdef int compact_some(Engine e, Work* work, bint idle) noexcept nogil:
             score = pick.score
             best = i
     if best < 0:
+        if idle:
+            drop_spares(e)
         return ABSENT
     compaction_pick(<LsmTree>e.txns.trees[best].tree, idle, horizon.stamps[0], horizon.now, &pick)
     status = compaction_run(<LsmTree>e.txns.trees[best].tree, e.log, &pick, &horizon, work)
@@ -292,20 +308,6 @@ cdef void* compact_entry(void* engine) noexcept nogil:
     return NULL
 
 
-cdef void drop_spares(Engine e) noexcept nogil:
-    """(latch, released) Gives back the memory that memtables have left: nobody writes."""
-    cdef MemChunk* chunks
-    cdef uint32_t i
-    for i in range(1, e.txns.next_keyspace):
-        if is_live(e.txns, i) and (<LsmTree>e.txns.trees[i].tree).spares.first != NULL:
-            chunks = (<LsmTree>e.txns.trees[i].tree).spares.first
-            (<LsmTree>e.txns.trees[i].tree).spares.first = NULL
-            (<LsmTree>e.txns.trees[i].tree).spares.bytes = 0
-            latch_unlock(&e.latch)
-            chunks_free(chunks)
-            latch_lock(&e.latch)
-
-
 cdef void worker_loop(Engine e, Work* work, bint compacts) noexcept nogil:
     cdef uint64_t seen = 0
     cdef int64_t quiet_since = monotonic_micros()
@@ -323,8 +325,6 @@ cdef void worker_loop(Engine e, Work* work, bint compacts) noexcept nogil:
             status = compact_some(e, work, idle)
             if status == OK or status == ABSENT:
                 reap_some(e)
-            if idle and status == ABSENT:
-                drop_spares(e)
         else:
             status = flush_some(e, work)
         if e.stopping:

@@ -17,6 +17,8 @@ cdef struct Need:
     int lack
     uint64_t pid
     uint64_t gone          # pages freed when it was found missing
+    uint64_t last          # the page secured before it
+    int looks              # times in a row that this page was looked for again
     int count
     int pinned
     Frame* pins[MAX_PINS]

@@ -1,10 +1,14 @@
 """Securing what an operation lacks, and letting go of it."""
 from ..base.status cimport OK
 
+cdef enum:
+    MOST_LOOKS = 16          # others free pages all the time; a page that is damaged must not be looked for as long as they do
+
 
 cdef void need_init(Need* n) noexcept nogil:
     n.lack = LACK_NOTHING
-    n.pid = n.gone = 0
+    n.pid = n.gone = n.last = 0
+    n.looks = 0
     n.count = 0
     n.pinned = 0
 
@@ -19,7 +23,9 @@ cdef int need_secure(Pool pool, Need* n) noexcept nogil:
         if most < 8:
             most = 8
     if n.lack == LACK_PAGE:
-        status = pool.load(n.pid, n.gone, &f)
+        n.looks = n.looks + 1 if n.pid == n.last else 0
+        n.last = n.pid
+        status = pool.load(n.pid, n.gone if n.looks < MOST_LOOKS else <uint64_t>-1, &f)
         if status == OK:
             if n.pinned >= most:                 # pages are met from the root down: the first was pinned the longest ago
                 pool.unpin(n.pins[0])

@@ -156,6 +156,7 @@ cdef class BTreeDoor:
     cdef public uint64_t live_versions
     cdef uint32_t image
     cdef readonly uint64_t waits
+    cdef public uint64_t gone_meanwhile       # pages that somebody else frees, in each wait of get()
 
     def __cinit__(self, *args, **kwargs):
         latch_init(&self.latch)
@@ -311,6 +312,7 @@ cdef class BTreeDoor:
             rc = self.tree.find(k, n, &cell, &need)
             while rc == AGAIN:
                 self.waits += 1
+                self.pool.core.pages_gone += self.gone_meanwhile
                 rc = need_secure(self.pool, &need)
                 if rc == OK:
                     rc = self.tree.find(k, n, &cell, &need)

@@ -180,6 +180,14 @@ cdef class Log:
         return dict(zip(("end", "written", "synced", "failed", "groups", "syncs", "segment", "next", "cap", "incarnation",
                          "ends"), got))
 
+    @property
+    def spares(self):
+        return bin(self.writer.spares).count("1")
+
+    @property
+    def spares_most(self):
+        return self.writer.spares_most
+
     def trim(self):
         self.writer.trim()
 

@@ -56,6 +56,11 @@ cdef int spare_path(char* out, const char* dir, int n) noexcept nogil
 cdef void parent_path(char* out, const char* dir) noexcept nogil
 cdef int name_path(char* out, const char* dir, const char* name) noexcept nogil
 
+# No latch. Makes the file of the segment at `first`, out of `donor` (NULL: none) if it fits; durable: written whole, with header (NULL: zeros) and directory
+# entry on the medium. final: the failure is of the kind that ends the log. donor_gone: the donor is used up.
+cdef int segment_make(Vfs vfs, const char* dir, uint64_t segment_size, uint64_t first, const SegmentHeader* header, const char* donor, bint durable,
+                      int* handle, bint* final, bint* donor_gone) noexcept nogil
+
 cdef struct Listing:
     uint64_t* segments           # first LSNs, ascending
     size_t count

@@ -1,10 +1,15 @@
-"""Headers, names and listings of segment files: pure layout, no state."""
+"""Segment files: their headers, names and listings, and how one is made. No state."""
 from libc.stdio cimport snprintf
-from libc.stdlib cimport malloc, free, qsort
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memcmp, memset, strlen
-from ..base.status cimport OK, E_NOMEM, fail
+from ..base.status cimport OK, ABSENT, E_FULL, E_NOMEM, fail
 from ..base.checksum cimport crc32c
 from ..base.coding cimport get32, get64, put32, put64
+from ..base.vfs cimport VFS_CREATE, VFS_TAIL, VFS_WRITE
+
+cdef enum:
+    ZERO_PIECE = 1 << 20
 
 cdef const char* MAGIC = b"ENGLIBwl"      # on disk: never change
 
@@ -168,3 +173,87 @@ cdef int list_segments(Vfs vfs, const char* dir, Listing* out) noexcept nogil:
 cdef void free_listing(Listing* l) noexcept nogil:
     free(l.segments)
     memset(l, 0, sizeof(Listing))
+
+
+cdef int fill_file(Vfs vfs, const char* path, uint64_t size, bint written, int* handle, bint* final) noexcept nogil:
+    """Makes a file of zeros at `path`; written: every block of it, so that the syncs of commits will change no metadata. Who does not
+    sync at each commit is served better by blocks that are only reserved, and writes each byte once."""
+    cdef uint64_t at = 0
+    cdef size_t n
+    cdef uint8_t* zeros
+    cdef int rc = vfs.open(path, VFS_WRITE | VFS_CREATE | VFS_TAIL, handle)     # in folios as write_tail wants them
+    if rc != OK:
+        return rc
+    rc = vfs.truncate(handle[0], 0)
+    if rc == OK and not written:
+        rc = vfs.reserve(handle[0], <int64_t>size)
+        final[0] = rc != OK and rc != E_FULL
+        return rc
+    zeros = <uint8_t*>calloc(1, ZERO_PIECE)
+    if zeros == NULL:
+        return fail(E_NOMEM, b"No memory to make a log segment")
+    while rc == OK and at < size:
+        n = ZERO_PIECE if size - at > ZERO_PIECE else <size_t>(size - at)
+        rc = vfs.write(handle[0], zeros, n, <int64_t>at)
+        final[0] = rc != OK and rc != E_FULL
+        at += n
+    free(zeros)
+    return rc
+
+
+cdef int segment_make(Vfs vfs, const char* dir, uint64_t segment_size, uint64_t first, const SegmentHeader* header, const char* donor, bint durable,
+                      int* handle, bint* final, bint* donor_gone) noexcept nogil:
+    cdef char path[PATH_ROOM]
+    cdef char made[PATH_ROOM]
+    cdef uint8_t head[SEGMENT_HEADER + GROUP_HEADER]
+    cdef uint8_t old[SEGMENT_HEADER]
+    cdef int64_t size = 0
+    cdef size_t got = 0
+    cdef int h = -1
+    cdef int rc = ABSENT
+    cdef bint synced = durable
+    memset(head, 0, sizeof(head))
+    if header != NULL:
+        put_segment_header(head, header)
+    segment_path(path, dir, first)
+    if donor != NULL:
+        rc = vfs.open(donor, VFS_WRITE, &h)
+        if rc == OK:
+            memcpy(made, donor, strlen(donor) + 1)
+            rc = vfs.size(h, &size)
+            if rc == OK and <uint64_t>size != segment_size:
+                vfs.close(h)
+                vfs.unlink(donor)
+                rc = ABSENT
+            elif rc == OK and not durable:
+                # A header that names another LSN than the file's name is none (get_segment_header), wiped or not. One that
+                # names this very LSN (its life ended with the file under that name not yet durable) must be gone first.
+                rc = vfs.read(h, old, SEGMENT_HEADER, 0, &got)
+                synced = got == SEGMENT_HEADER and get64(old + 32) == first
+        if rc == ABSENT:
+            donor_gone[0] = True
+    if rc == ABSENT:
+        name_path(made, dir, b"next.tmp")
+        rc = fill_file(vfs, made, segment_size, durable, &h, final)
+    # The header of what the file was before must not be taken for this segment's: it is overwritten before the renaming.
+    if rc == OK:
+        rc = vfs.write(h, head, sizeof(head), 0)
+        if rc == OK and synced:
+            rc = vfs.sync(h)
+        if rc != OK and rc != E_FULL:
+            final[0] = True
+    if h >= 0:
+        vfs.close(h)
+    if rc == OK:
+        rc = vfs.rename(made, path)
+    if rc != OK:
+        if donor == NULL or donor_gone[0]:
+            vfs.unlink(made)
+        return rc
+    donor_gone[0] = True
+    if durable:
+        rc = vfs.sync_dir(dir)
+        if rc != OK:
+            final[0] = rc != E_FULL
+            return rc
+    return vfs.open(path, VFS_WRITE | VFS_TAIL, handle)

@@ -94,7 +94,6 @@ cdef class LogWriter:
     # private, constant after start
     cdef char* dir
     cdef uint8_t database_id[16]
-    cdef uint8_t* zeros                     # ZERO_PIECE of them
     # private, under the latch
     cdef uint8_t* bufs[2]                   # one takes appends; the other is free or being written
     cdef int active
@@ -109,6 +108,7 @@ cdef class LogWriter:
     cdef size_t names_len
     cdef uint64_t* segs                     # first LSNs of the files there are, ascending, the next one included
     cdef size_t seg_count, seg_cap
+    cdef int spares_most                    # to be kept while the log is open
     cdef uint64_t spares                    # bit n: spare-<n>.wal may be taken
     cdef uint64_t next_first                # 0: no segment is ready
     cdef int next_handle
@@ -136,9 +136,6 @@ cdef class LogWriter:
     cdef int grow(self, size_t cap) noexcept nogil
     cdef int switch_segment(self) noexcept nogil
     cdef int prepare(self) noexcept nogil
-    cdef int make_segment(self, uint64_t first, const SegmentHeader* header, const char* donor, int* handle, bint* final, bint* donor_gone,
-                          bint durable) noexcept nogil
-    cdef int new_file(self, const char* path, bint written, int* handle, bint* final) noexcept nogil
     cdef int add_segment(self, uint64_t first) noexcept nogil
     cdef int clear_leftovers(self, Vfs vfs, uint64_t first_lsn) noexcept nogil
     cdef bint lax                           # latch: the last flush() wanted less than SYNC

@@ -1,6 +1,6 @@
 """Appending, group commit and segment switching. The rules and their argument stand in README.md.
 
-Making and releasing segment files is in the second half of the class.
+Preparing and releasing segments is in the second half of the class; their files are made in `segment`.
 """
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, malloc, realloc, free
@@ -15,14 +15,14 @@ from .record cimport R_DELETE, R_END, R_PUT, record_encode
 from .segment cimport (
     DIR_MAX, FORMAT_VERSION, GROUP_HEADER, LSN_UNIT, MIN_SEGMENT, PATH_ROOM, PREV_UNSYNCED, SEGMENT_HEADER, TAIL_ROOM,
     GroupHeader, Listing, free_listing, list_segments, name_path, put_group_header, put_segment_header, seal_group,
-    parent_path, segment_path, spare_path,
+    parent_path, segment_make, segment_path, spare_path,
 )
 
 cdef enum:
-    ZERO_PIECE = 1 << 20
     INLINE_MAX = 4096            # groups up to this size are written at level OS without giving the latch back
-    MAX_SPARES = 16              # released segments kept while the log is open: what one checkpoint releases by default,
-    CLOSED_SPARES = 2            # and afterwards
+    MAX_SPARES = 16              # released segments kept while the log is open, as far as they are
+    SPARE_BYTES = 256 << 20      # not larger than this, about what one checkpoint releases,
+    CLOSED_SPARES = 2            # and afterwards, or where the files are memory
     END_ROOM = 16                # an R_END record, in the buffer
 
 
@@ -519,17 +519,19 @@ cdef class LogWriter:
             self.vfs = vfs
         self.latch = latch
         self.segment_size = segment_size
+        self.spares_most = CLOSED_SPARES
+        if not vfs.in_memory:
+            self.spares_most = max(CLOSED_SPARES, min(<int>MAX_SPARES, <int>(SPARE_BYTES // segment_size)))
         self.incarnation = incarnation
         memcpy(self.database_id, database_id, 16)
         self.cap = 512
         while self.cap < buffer_size:
             self.cap *= 2
         self.dir = strdup(dir)
-        self.zeros = <uint8_t*>calloc(1, ZERO_PIECE)
         self.bufs[0] = <uint8_t*>malloc(self.cap)
         self.bufs[1] = <uint8_t*>malloc(self.cap)
         self.pending = <int*>malloc(MAX_PENDING * sizeof(int))
-        if self.dir == NULL or self.zeros == NULL or self.bufs[0] == NULL or self.bufs[1] == NULL or self.pending == NULL:
+        if self.dir == NULL or self.bufs[0] == NULL or self.bufs[1] == NULL or self.pending == NULL:
             return fail(E_NOMEM, b"No memory for the log's buffers")
         rc = vfs.mkdir(dir)
         if rc == OK:
@@ -572,7 +574,7 @@ cdef class LogWriter:
         h.prev_crc = self.last_crc
         h.segment_size = segment_size
         h.flags = 0
-        rc = self.make_segment(first_lsn, &h, donor if donor[0] != 0 else NULL, &self.handle, &final, &gone, True)
+        rc = segment_make(vfs, dir, segment_size, first_lsn, &h, donor if donor[0] != 0 else NULL, True, &self.handle, &final, &gone)
         if rc == OK:
             rc = self.add_segment(first_lsn)
         if rc == OK:
@@ -622,87 +624,6 @@ cdef class LogWriter:
         self.seg_count += 1
         return OK
 
-    cdef int new_file(self, const char* path, bint written, int* handle, bint* final) noexcept nogil:
-        """Makes a file of zeros at `path`; written: every block of it, so that the syncs of commits will change no metadata. Who does not
-        sync at each commit is served better by blocks that are only reserved, and writes each byte once."""
-        cdef uint64_t at = 0
-        cdef size_t n
-        cdef int rc = self.vfs.open(path, VFS_WRITE | VFS_CREATE | VFS_TAIL, handle)    # in folios as write_tail wants them
-        if rc != OK:
-            return rc
-        rc = self.vfs.truncate(handle[0], 0)
-        if rc == OK and not written:
-            rc = self.vfs.reserve(handle[0], <int64_t>self.segment_size)
-            if rc != OK and rc != E_FULL:
-                final[0] = True
-            return rc
-        while rc == OK and at < self.segment_size:
-            n = ZERO_PIECE if self.segment_size - at > ZERO_PIECE else <size_t>(self.segment_size - at)
-            rc = self.vfs.write(handle[0], self.zeros, n, <int64_t>at)
-            if rc != OK and rc != E_FULL:
-                final[0] = True
-            at += n
-        return rc
-
-    cdef int make_segment(self, uint64_t first, const SegmentHeader* header, const char* donor, int* handle, bint* final,
-                          bint* donor_gone, bint durable) noexcept nogil:
-        """Makes the file of the segment at `first`, out of `donor` if it fits; durable: header and directory entry too.
-        final: the failure is of the kind that ends the log. donor_gone: the donor is used up."""
-        cdef char path[PATH_ROOM]
-        cdef char made[PATH_ROOM]
-        cdef uint8_t head[SEGMENT_HEADER + GROUP_HEADER]
-        cdef uint8_t old[SEGMENT_HEADER]
-        cdef int64_t size = 0
-        cdef size_t got = 0
-        cdef int h = -1
-        cdef int rc = ABSENT
-        cdef bint synced = durable
-        memset(head, 0, sizeof(head))
-        if header != NULL:
-            put_segment_header(head, header)
-        segment_path(path, self.dir, first)
-        if donor != NULL:
-            rc = self.vfs.open(donor, VFS_WRITE, &h)
-            if rc == OK:
-                memcpy(made, donor, strlen(donor) + 1)
-                rc = self.vfs.size(h, &size)
-                if rc == OK and <uint64_t>size != self.segment_size:
-                    self.vfs.close(h)
-                    self.vfs.unlink(donor)
-                    rc = ABSENT
-                elif rc == OK and not durable:
-                    # A header that names another LSN than the file's name is none (get_segment_header), wiped or not. One that
-                    # names this very LSN (its life ended with the file under that name not yet durable) must be gone first.
-                    rc = self.vfs.read(h, old, SEGMENT_HEADER, 0, &got)
-                    synced = got == SEGMENT_HEADER and get64(old + 32) == first
-            if rc == ABSENT:
-                donor_gone[0] = True
-        if rc == ABSENT:
-            name_path(made, self.dir, b"next.tmp")
-            rc = self.new_file(made, durable, &h, final)
-        # The header of what the file was before must not be taken for this segment's: it is overwritten before the renaming.
-        if rc == OK:
-            rc = self.vfs.write(h, head, sizeof(head), 0)
-            if rc == OK and synced:
-                rc = self.vfs.sync(h)
-            if rc != OK and rc != E_FULL:
-                final[0] = True
-        if h >= 0:
-            self.vfs.close(h)
-        if rc == OK:
-            rc = self.vfs.rename(made, path)
-        if rc != OK:
-            if donor == NULL or donor_gone[0]:
-                self.vfs.unlink(made)
-            return rc
-        donor_gone[0] = True
-        if durable:
-            rc = self.vfs.sync_dir(self.dir)
-            if rc != OK:
-                final[0] = rc != E_FULL
-                return rc
-        return self.vfs.open(path, VFS_WRITE | VFS_TAIL, handle)
-
     cdef int prepare(self) noexcept nogil:
         """Makes the next segment ready. OK also when another thread just tried: look again."""
         cdef char donor[PATH_ROOM]
@@ -728,7 +649,7 @@ cdef class LogWriter:
             self.spares &= self.spares - 1
             spare_path(donor, self.dir, spare)
         latch_unlock(self.latch)
-        rc = self.make_segment(first, NULL, donor if donor[0] != 0 else NULL, &h, &final, &gone, durable)
+        rc = segment_make(self.vfs, self.dir, self.segment_size, first, NULL, donor if donor[0] != 0 else NULL, durable, &h, &final, &gone)
         latch_lock(self.latch)
         self.preparing = False
         if donor[0] != 0 and not gone:
@@ -768,11 +689,11 @@ cdef class LogWriter:
                 break
             segment_path(path, self.dir, self.segs[0])
             n = 0
-            while n < MAX_SPARES and (self.spares >> n) & 1:
+            while n < self.spares_most and (self.spares >> n) & 1:
                 n += 1
             latch_unlock(self.latch)
             final = False
-            if n < MAX_SPARES:
+            if n < self.spares_most:
                 spare_path(spare, self.dir, n)
                 rc = self.vfs.rename(path, spare)
             else:
@@ -788,7 +709,7 @@ cdef class LogWriter:
             if rc == OK:
                 self.seg_count -= 1
                 memmove(self.segs, self.segs + 1, self.seg_count * sizeof(uint64_t))
-                if n < MAX_SPARES:
+                if n < self.spares_most:
                     self.spares |= <uint64_t>1 << n
         self.releasing = False
         if self.failed:
@@ -816,7 +737,6 @@ cdef class LogWriter:
         self.pending_count = 0
         self.handle = self.next_handle = -1
         free(self.dir)
-        free(self.zeros)
         free(self.bufs[0])
         free(self.bufs[1])
         free(self.names)
@@ -824,7 +744,7 @@ cdef class LogWriter:
         free(self.pending)
         self.pending = NULL
         self.dir = NULL
-        self.zeros = self.bufs[0] = self.bufs[1] = self.names = NULL
+        self.bufs[0] = self.bufs[1] = self.names = NULL
         self.segs = NULL
         self.seg_count = self.seg_cap = self.used = self.room = self.names_len = 0
         self.failed = E_LOG

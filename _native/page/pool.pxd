@@ -138,7 +138,7 @@ cdef class Pool:
     cdef int make_free(self, int n) noexcept nogil
     cdef int make_free_rollback(self, int n) noexcept nogil
     # (releases the latch) Brings pid in and pins it. Also when another thread is loading it. E_CORRUPT, E_IO. The page has passed layout_check.
-    # gone: core.pages_gone when it was found missing. When the pid was freed since: OK and a detached frame (of no meaning: start again from the root, as after any load; then unpin).
+    # gone: core.pages_gone when it was found missing, or all ones: then that does not matter. When the pid was freed since: OK and a detached frame (of no meaning: start again from the root, as after any load; then unpin).
     cdef int load(self, uint64_t pid, uint64_t gone, Frame** out) noexcept nogil
     # After admit(1): the frame of f's page to be changed in place: f itself, marked dirty, or a clone when f is frozen or being written.
     cdef Frame* writable(self, Frame* f) noexcept nogil

@@ -496,7 +496,7 @@ cdef class Pool:
                 self.unindex(f)
             f.state = FRAME_DETACHED
             # It may have been freed after it was found missing, before or while it was read: whoever wanted it has to look again where it should be.
-            if not forgotten and (rc != E_CORRUPT or gone == self.core.pages_gone):
+            if not forgotten and (rc != E_CORRUPT or gone == self.core.pages_gone or gone == <uint64_t>-1):
                 f.pins = 0
                 self.push_free(f)
                 return rc

@@ -6,7 +6,8 @@ from .transaction cimport TxnManager
 from .versions cimport Version
 
 cdef enum:
-    COLLECT_BUDGET = 4096       # versions freed on the way at the end of a transaction; more waits for the next one, or the background
+    COLLECT_BUDGET = 512        # versions freed on the way at the end of a transaction, whoever left them,
+    COLLECT_OWN = 4096          # and at most so many for those it leaves itself; more waits for the next one, or the background
 
 cdef void prune(TxnManager m, Version* v) noexcept nogil
 cdef void collect(TxnManager m, int budget) noexcept nogil

@@ -24,7 +24,7 @@ from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN
                         arena_release, hash_key, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
 from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
-from .garbage cimport COLLECT_BUDGET, collect, prune
+from .garbage cimport COLLECT_BUDGET, COLLECT_OWN, collect, prune
 from .lsmops cimport lsm_commit, lsm_delete_range, lsm_horizon, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_release, wall_now
 from .undo cimport undo
 
@@ -727,6 +727,7 @@ cdef class TxnManager:
     cdef void publish(self) noexcept nogil:
         """Makes the commits at the head of the queue visible whose durability is met."""
         cdef Txn* t
+        cdef uint64_t own = 0
         cdef bint any = False
         while self.clock.queue != NULL:
             t = self.clock.queue
@@ -755,6 +756,7 @@ cdef class TxnManager:
                 if not t.handle:
                     self.recycle(t)
                 continue
+            own += t.live
             t.in_garbage = True
             t.writer_next = NULL
             t.writer_prev = self.garbage_tail
@@ -764,4 +766,4 @@ cdef class TxnManager:
                 self.garbage = t
             self.garbage_tail = t
         if any and self.garbage != NULL:
-            collect(self, COLLECT_BUDGET)
+            collect(self, COLLECT_BUDGET + <int>min(own, <uint64_t>COLLECT_OWN))

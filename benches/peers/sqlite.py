@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ class Sqlite(Store):
         self.opened: list[Any] = []
         self.connection().execute(self.SCHEMA)
 
+    @abstractmethod
     def connect(self) -> Any:
-        raise NotImplementedError
+        """A new connection to the file."""
 
     def connection(self) -> Any:
         """This thread's own connection."""

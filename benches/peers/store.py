@@ -9,6 +9,7 @@ A store that cannot do a piece of work lacks the method, and the work's row leav
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -20,7 +21,7 @@ Consumer: TypeAlias = Callable[[Iterator[Pair]], Any]
 CACHE = 1 << 30
 
 
-class Store:
+class Store(ABC):
     """What the rows of the table ask of a store; ``dict`` and the bare file implement less of it."""
 
     name: ClassVar[str]
@@ -42,8 +43,9 @@ class Store:
     def version(cls) -> str:
         return ""
 
+    @abstractmethod
     def __init__(self, path: Path, durability: str) -> None:
-        raise NotImplementedError
+        """Opens an empty store in a directory; durability: "os" or "sync"."""
 
     def settle(self) -> None:
         """Brings the store to rest after a load: checkpoint, compaction, whatever it has."""

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 from enginelib._native.index.treedoor import BTreeDoor
+from enginelib.errors import CorruptionError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
@@ -297,6 +298,23 @@ def test_the_leaves_of_keys_are_told_without_bringing_them_in(n):
         door.get(key)
         assert door.page(pid)
         assert key not in keys or key in [row[0] for row in door.records(pid)]
+
+
+def test_a_damaged_page_is_not_looked_for_as_long_as_others_free_pages():
+    door = BTreeDoor(4096, cache_bytes=16 << 20)
+    keys = [b"%06d" % i for i in range(3000)]
+    for key in keys:
+        door.put(key, b"value of " + key)
+    door.checkpoint()
+    door.fresh_pool()
+    door.gone_meanwhile = 1
+    assert door.get(keys[5]) == (0, b"value of " + keys[5])
+    file = door.vfs.py_open("pages.dat", 2)
+    content = door.vfs.py_read(file, door.vfs.py_size(file), 0)
+    door.vfs.py_write(file, b"V", content.rindex(b"value of " + keys[2500]))
+    with pytest.raises(CorruptionError):
+        door.get(keys[2500])
+    assert door.get(keys[5]) == (0, b"value of " + keys[5])
 
 
 def test_a_tree_far_larger_than_the_cache_is_read_changed_and_emptied():

@@ -202,7 +202,7 @@ def full_disk(ends, pad):
     while True:
         before = log.state()
         if before["end"] > SEGMENT // 2:
-            vfs.inject(2, errno.ENOSPC)          # open, truncate, then the first write of a new segment
+            vfs.inject(2, errno.ENOSPC)          # open, truncate, then the reservation of a new segment, or its first write
         try:
             put(log, i, size=100)
         except Exception as e:
@@ -259,6 +259,21 @@ def test_a_new_log_above_nothing_but_below_existing_segments_is_refused():
     vfs, log = new_log(first_lsn=SEGMENT * 10)
     with pytest.raises(ValueError):
         Log(vfs, "/log", segment_size=SEGMENT)
+
+
+def test_where_files_are_memory_few_spares_are_kept():
+    _, log = new_log(MemoryVfs())
+    fill(log, 0, 1000, flush=OS)
+    log.flush(SYNC)
+    log.release_below(2**63)
+    assert log.spares == 2
+
+
+def test_large_segments_are_not_kept_by_the_gigabyte():
+    _, log = new_log(segment_size=64 << 20)
+    assert log.spares_most == 4
+    _, log = new_log(segment_size=1 << 30)
+    assert log.spares_most == 2
 
 
 def test_release_keeps_the_current_segment_and_spares_are_few():
