@@ -3,14 +3,14 @@
 Preparing and releasing segments is in the second half of the class; their files are made in `segment`.
 """
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, malloc, realloc, free
-from libc.string cimport memcpy, memmove, memset, strdup, strlen
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove, strdup, strlen
 from ..base.status cimport (
-    OK, ABSENT, AGAIN, E_FULL, E_INVALID, E_LOG, E_NOMEM, E_TOO_LARGE, ErrorInfo, error_info, fail, fail_n,
+    OK, ABSENT, AGAIN, E_INVALID, E_LOG, E_NOMEM, E_TOO_LARGE, ErrorInfo, error_info, fail, fail_n,
 )
-from ..base.coding cimport get64, put_varint
+from ..base.coding cimport put_varint
 from ..base.latch cimport condition_destroy, condition_init, condition_signal, condition_wait, latch_lock, latch_unlock
-from ..base.vfs cimport VFS_CREATE, VFS_TAIL, VFS_WRITE
+from ..base.vfs cimport VFS_WRITE
 from .record cimport R_DELETE, R_END, R_PUT, record_encode
 from .segment cimport (
     DIR_MAX, FORMAT_VERSION, GROUP_HEADER, LSN_UNIT, MIN_SEGMENT, PATH_ROOM, PREV_UNSYNCED, SEGMENT_HEADER, TAIL_ROOM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from benches.peers.store import CACHE, Consumer, Operation, Pair, Store
 
 
-class Sqlite(Store):
+class Sqlite(Store, ABC):
     """A ``WITHOUT ROWID`` table in WAL mode; one connection a thread, writers queued by a lock of ours."""
 
     SCHEMA = "CREATE TABLE IF NOT EXISTS t (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"

@@ -9,7 +9,6 @@ A store that cannot do a piece of work lacks the method, and the work's row leav
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -21,7 +20,7 @@ Consumer: TypeAlias = Callable[[Iterator[Pair]], Any]
 CACHE = 1 << 30
 
 
-class Store(ABC):
+class Store:
     """What the rows of the table ask of a store; ``dict`` and the bare file implement less of it."""
 
     name: ClassVar[str]
@@ -43,7 +42,6 @@ class Store(ABC):
     def version(cls) -> str:
         return ""
 
-    @abstractmethod
     def __init__(self, path: Path, durability: str) -> None:
         """Opens an empty store in a directory; durability: "os" or "sync"."""
 

@@ -4,11 +4,12 @@ import struct
 
 import pytest
 from enginelib._native.index.treedoor import BTreeDoor
-from enginelib.errors import CorruptionError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from sortedcontainers import SortedDict
+
+from enginelib.errors import CorruptionError
 
 GHOST, BLOB = 0x8000, 0x4000
 SMALL = 32 * 4400                      # 32 frames of 4 KiB
