@@ -26,7 +26,7 @@ from benches.data import Data
 from benches.lsmrows import ROWS as LSM_ROWS
 from benches.peers import STORES, Store
 from benches.peers.tables import STORES as LSM_STORES
-from benches.stand import Stand, real_directory
+from benches.stand import Stand, real_directory, rest
 from benches.workloads import ROWS, Row
 
 BUSY = 0.7  # load average above which a run says so
@@ -83,6 +83,7 @@ def measure(row: Row, present: list[type[Store]], rounds: int, stand: Stand) -> 
         for store in present:
             if not hasattr(store, row.needs) or store.name in outcome.failures:
                 continue
+            rest()
             try:
                 outcome.figures.setdefault(store.name, []).append(row.measure(stand, store, round_))
             except Exception as failure:

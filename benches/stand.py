@@ -89,6 +89,18 @@ def race(seconds: float, *runners: tuple[Callable[[Any], Any], Sequence[Sequence
     return rates
 
 
+def rest(seconds: float = 10.0) -> None:
+    """Writes back what earlier turns have left in the page cache, and waits until no thread of any store works in the background,
+    so that nobody pays for another's compaction or dirty pages."""
+    end = time.monotonic() + seconds
+    os.sync()
+    while time.monotonic() < end:
+        used = time.process_time()
+        time.sleep(0.05)
+        if time.process_time() - used < 0.005:
+            return
+
+
 def real_directory() -> Path:
     """A place for temporary files that is on a disk, not in memory."""
     candidates = [Path(tempfile.gettempdir()), Path.cwd(), Path.home()]

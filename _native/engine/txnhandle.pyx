@@ -1,6 +1,7 @@
 """The handle of a transaction: see txnhandle.pxd."""
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_CheckExact
+from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from itertools import islice
@@ -34,12 +35,27 @@ cdef extern from *:
         return PyBytes_CheckExact(k) && PyBytes_CheckExact(v) && (size_t)PyBytes_GET_SIZE(k) <= max_key
             && (size_t)PyBytes_GET_SIZE(k) + (size_t)PyBytes_GET_SIZE(v) <= max_inline;
     }
+    /* Asks the processor for item i of the list, and for the objects of an item nearer by, whose tuple has come by now. */
+    static inline void el_prefetch_pairs(PyObject* list, Py_ssize_t i, Py_ssize_t n) {
+        if (i + 8 < n) __builtin_prefetch((char*)PyList_GET_ITEM(list, i + 8) + 16);
+        if (i + 4 < n) {
+            PyObject* o = PyList_GET_ITEM(list, i + 4);
+            if (PyTuple_CheckExact(o) && PyTuple_GET_SIZE(o) == 2) {
+                char *k = (char*)PyTuple_GET_ITEM(o, 0), *v = (char*)PyTuple_GET_ITEM(o, 1);
+                __builtin_prefetch(k + 16);
+                __builtin_prefetch(v + 16);
+                __builtin_prefetch(v + 80);
+                __builtin_prefetch(v + 144);
+            }
+        }
+    }
     #define EL_KEY(o) PyBytes_AS_STRING(PyTuple_GET_ITEM((PyObject*)(o), 0))
     #define EL_KLEN(o) ((size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM((PyObject*)(o), 0)))
     #define EL_VALUE(o) PyBytes_AS_STRING(PyTuple_GET_ITEM((PyObject*)(o), 1))
     #define EL_VLEN(o) ((size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM((PyObject*)(o), 1)))
     """
     bint is_plain "el_is_plain"(PyObject* o, uint32_t max_key, uint32_t max_inline) noexcept nogil
+    void prefetch_pairs "el_prefetch_pairs"(object items, Py_ssize_t i, Py_ssize_t n) noexcept
     const char* plain_key "EL_KEY"(PyObject* o) noexcept nogil
     size_t plain_klen "EL_KLEN"(PyObject* o) noexcept nogil
     const char* plain_value "EL_VALUE"(PyObject* o) noexcept nogil
@@ -388,21 +404,22 @@ cdef class CoreTransaction:
         lack_init(&lack)
         if hasattr(pairs, "items"):
             pairs = pairs.items()
-        work = list(pairs)
-        n = len(work)
-        i = 0
+        work = <list>pairs if PyList_CheckExact(pairs) else list(pairs)
+        i = n = 0
         self.ready(keyspace)              # the iterable may have ended the transaction
         self.t.deadline = 0
         depth = self.save()
         try:
-            while i < n:
+            while i < len(work):
                 # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
                 latch_enter(&e.latch)
+                n = len(work)             # the caller's own list, which another thread may change while the latch is waited for
                 warm(m, keyspace, work, i, n)
                 status = self.still()
                 stretch = 0
                 while status == OK and i < n and stretch < keyspace.max_batch:
                     item = list_item(work, i)
+                    prefetch_pairs(work, i, n)
                     if not is_plain(item, max_key, max_inline):
                         break
                     status = m.write(self.t, OP_PUT, keyspace.id, plain_key(item), plain_klen(item), plain_value(item), plain_vlen(item), 0, 0, 0, &lack)
@@ -426,7 +443,7 @@ cdef class CoreTransaction:
             self.take_back(depth)
             raise
         self.release(depth)
-        return n
+        return i
 
     def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):
         """Deletes every key of a half-open range that this transaction sees; returns how many, or None for an LSM keyspace, which does not look."""

@@ -16,7 +16,7 @@ from .blob cimport BLOB_CHUNK
 from .clock cimport clock_horizon
 from .garbage cimport prune
 from .transaction cimport OP_DELETE, OP_LOCK, OP_PUT, Found, Lack, TxnManager, must_wait
-from .versions cimport (LOCK_ONLY, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, table_find, table_push, table_reserve,
+from .versions cimport (LOCK_ONLY, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, not_lock_only, table_find, table_push, table_reserve,
                         version_key, version_value)
 
 cdef enum:
@@ -229,7 +229,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
         if pruned != NULL and pruned.owner.state == TXN_COMMITTED:
             prune(m, pruned)
     else:
-        head.flags &= ~LOCK_ONLY
+        not_lock_only(&m.table, head)
         set_entry(head, entry)
     return OK
 

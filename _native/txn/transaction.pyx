@@ -5,7 +5,8 @@ the log record, the version, the tree: nothing of that can fail (laws 1 and 2). 
 flush shared with others, then publication in log order (law 8), then garbage.  Of a rollback: its record first, then undo, newest change first (law 9).
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport calloc, realloc, free
+from libc.stdio cimport fprintf, stderr
+from libc.stdlib cimport abort as c_abort, calloc, realloc, free
 from libc.string cimport memcpy, memset
 from ..base.coding cimport get32, get64
 from ..base.idmap cimport idmap_init, idmap_destroy
@@ -18,10 +19,11 @@ from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
 from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
 from ..index.compaction cimport Horizon, compaction_run, flush_oldest
 from ..index.pick cimport Pick, compaction_pick
+from ..index.shape cimport DEBUG
 from ..index.sstable cimport block_need_init, block_need_release, block_need_secure
-from .versions cimport (Txn, Version, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
+from .versions cimport (Txn, Version, VersionTable, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
-                        arena_release, hash_key, version_value, select_version)
+                        arena_release, hash_key, not_lock_only, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
 from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, COLLECT_OWN, collect, prune
@@ -65,6 +67,12 @@ cdef inline bint holds_in(const Txn* t, uint32_t keyspace) noexcept nogil:
                 return True
             v = v.previous
     return False
+
+
+cdef void assert_unversioned(VersionTable* table, uint64_t hash, uint32_t keyspace, const char* key, size_t klen) noexcept nogil:
+    if table_find(table, hash, keyspace, key, klen) != NULL:
+        fprintf(stderr, b"enginelib: a key has a version and no place in its tree\n")
+        c_abort()
 
 
 cdef class TxnManager:
@@ -486,7 +494,10 @@ cdef class TxnManager:
         fresh = t != NULL
         if t != NULL:
             hash = hash_key(keyspace, key, klen)
-            head = table_find(&self.table, hash, keyspace, key, klen)
+            if status == OK or self.table.locks:             # rule 4: what the tree does not hold has no version, or a mere lock
+                head = table_find(&self.table, hash, keyspace, key, klen)
+            elif DEBUG:
+                assert_unversioned(&self.table, hash, keyspace, key, klen)
             if head != NULL:
                 status = self.claim(t, head, &fresh, lack)
                 if status != OK:
@@ -540,7 +551,8 @@ cdef class TxnManager:
         elif present and cell.flags & VALUE_BLOB and (head == NULL or not head.flags & LOCK_ONLY):
             self.pool.forget(get64(cell.value))
         if head != NULL:
-            head.flags &= ~(LEFT_GHOST | LOCK_ONLY)
+            head.flags &= ~LEFT_GHOST
+            not_lock_only(&self.table, head)
             if op == OP_DELETE:
                 head.flags |= LEFT_GHOST
         if flags & VALUE_BLOB and t != NULL:

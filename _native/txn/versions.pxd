@@ -119,6 +119,7 @@ cdef struct VersionTable:
     uint64_t mask
     uint64_t chains             # keys with versions
     uint64_t live               # versions in the table
+    uint64_t locks              # those among them that only lock their row: the tree need not hold such a key
     uint64_t bytes              # of all arenas in use
     Arena* spares[SPARE_SIZES]  # arenas not in use, by size
     uint64_t spare_bytes
@@ -167,6 +168,12 @@ cdef inline Version* table_find(VersionTable* t, uint64_t hash, uint32_t keyspac
             return v
         v = v.bucket
     return NULL
+
+cdef inline void not_lock_only(VersionTable* t, Version* v) noexcept nogil:
+    """The locked row has been changed."""
+    if v.flags & LOCK_ONLY:
+        v.flags &= ~LOCK_ONLY
+        t.locks -= 1
 
 cdef inline bint sees(Txn* reader, uint64_t snapshot, Txn* owner) noexcept nogil:
     """Whether a reader at that snapshot sees the owner's changes (its own always)."""

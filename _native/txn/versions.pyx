@@ -16,7 +16,7 @@ cdef int table_init(VersionTable* t) noexcept nogil:
     if t.buckets == NULL:
         return fail(E_NOMEM, "no memory for the version table")
     t.mask = FIRST_BUCKETS - 1
-    t.chains = t.live = t.bytes = t.spare_bytes = 0
+    t.chains = t.live = t.locks = t.bytes = t.spare_bytes = 0
     memset(t.spares, 0, sizeof(t.spares))
     return OK
 
@@ -151,6 +151,7 @@ cdef Version* table_push(VersionTable* t, Txn* txn, Version* head, uint64_t hash
         head.bucket = NULL
     p[0] = v
     t.live += 1
+    t.locks += (flags & LOCK_ONLY) != 0
     return v
 
 
@@ -178,6 +179,7 @@ cdef void table_unlink(VersionTable* t, Version* v) noexcept nogil:
     v.older = NULL
     v.bucket = NULL
     t.live -= 1
+    t.locks -= (v.flags & LOCK_ONLY) != 0
     v.owner.live -= 1
 
 
