@@ -90,8 +90,8 @@ def race(seconds: float, *runners: tuple[Callable[[Any], Any], Sequence[Sequence
 
 
 def rest(seconds: float = 10.0) -> None:
-    """Writes back what earlier turns have left in the page cache, and waits until no thread of any store works in the background,
-    so that nobody pays for another's compaction or dirty pages."""
+    """Writes back what earlier turns have left in the page cache, and waits until no thread of any store works in the
+    background, so that nobody pays for another's compaction or dirty pages."""
     end = time.monotonic() + seconds
     os.sync()
     while time.monotonic() < end:
