@@ -20,6 +20,7 @@ except ModuleNotFoundError as missing:
         "or start Python elsewhere to use an installed enginelib."
     ) from missing
 
+from enginelib.combine import from_counter, to_counter
 from enginelib.database import Database, open
 from enginelib.errors import (
     CorruptionError,
@@ -45,6 +46,7 @@ from enginelib.errors import (
     WriteConflict,
 )
 from enginelib.keyspace import Keyspace
+from enginelib.locks import Lock, Wait
 from enginelib.options import Durability, Isolation, Options
 from enginelib.report import VerifyReport
 from enginelib.retry import transactional
@@ -64,6 +66,7 @@ __all__ = [
     "ForkError",
     "Isolation",
     "Keyspace",
+    "Lock",
     "LockTimeout",
     "LogWriteError",
     "NotSupported",
@@ -82,8 +85,11 @@ __all__ = [
     "UsageError",
     "VerifyReport",
     "View",
+    "Wait",
     "WriteConflict",
     "build_info",
+    "from_counter",
     "open",
+    "to_counter",
     "transactional",
 ]

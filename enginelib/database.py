@@ -9,23 +9,27 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from enginelib._native.engine.door import CoreDatabase
-from enginelib.errors import Error, NotSupported
+from enginelib.errors import Error
 from enginelib.keyspace import Keyspace
+from enginelib.locks import Lock, Wait, locks_of
 from enginelib.mounts import network_file_system
 from enginelib.options import Durability, Isolation, Options, seconds
 from enginelib.report import VerifyReport
 from enginelib.retry import RETRIES, Attempts, backoff, run, worth_retrying
+from enginelib.serial import Executor
 from enginelib.transaction import Transaction
 
 if TYPE_CHECKING:
     from enginelib.options import BeginValues, DurabilityName, IsolationName, KeyspaceOptions, OptionValues
 
 R = TypeVar("R")
+P = TypeVar("P", bound=Callable[..., Any])
 
 logger = logging.getLogger("enginelib")
 logger.addHandler(logging.NullHandler())
@@ -100,6 +104,7 @@ class Database(CoreDatabase):
         with _timed("open", place):
             super().__init__(place, vfs=vfs, background=background, **self.options.for_core())
         self._owner = os.getpid()
+        self._executor = Executor(self)
         _open_databases.add(self)
         replayed = self.recovery
         if replayed["records"] or replayed["rolled_back"]:
@@ -177,27 +182,35 @@ class Database(CoreDatabase):
         """Begins a transaction: commits at the end of its ``with`` block, aborts when an exception leaves it.
 
         Args:
-            isolation: what it may see of others; ``"snapshot"``.
-            read_only: takes no lock, and neither blocks nor is blocked.
+            isolation: what it may see of others, and they of it; see `Isolation`.
+            read_only: refuses writes; except under ``"locking"`` and ``"serial"`` it takes no lock, and neither
+                blocks nor is blocked.
             durability: when its commit returns; None for the database's.
-            lock_timeout: longest wait for a row lock, in seconds; None for the database's.
-            deferrable: belongs to ``isolation="serializable"``, and is refused elsewhere.
+            lock_timeout: longest wait for a lock, in seconds; None for the database's. A ``"serial"``
+                transaction waits here for those that write.
+            deferrable: with ``isolation="serializable", read_only=True``: waits until a snapshot is had with
+                which nothing can go wrong; such a transaction is never aborted, and remembers nothing.
 
         Raises:
-            NotSupported: this version does not have the isolation level.
+            ValueError: there is no such isolation level; or `deferrable` is asked of another.
+            LockTimeout, DeadlockDetected: a ``"serial"`` transaction did not get its place.
         """
         if isolation == "snapshot" and durability is None and lock_timeout is None and not deferrable:
             plain: Transaction = self.core_transaction(Transaction, read_only)
             return plain
-        level = Isolation.of(isolation).level
-        if deferrable:
-            raise NotSupported("deferrable=True belongs to isolation='serializable'; a snapshot never waits to read.")
+        level = Isolation.of(isolation)
+        if deferrable and (level is not Isolation.SERIALIZABLE or not read_only):
+            raise ValueError(
+                f"deferrable=True belongs to isolation='serializable' with read_only=True, not to {level.value!r} with "
+                f"read_only={read_only}; leave it out."
+            )
         txn: Transaction = self.core_transaction(
             Transaction,
             read_only,
             -1 if durability is None else Durability.of(durability).level,
             -1.0 if lock_timeout is None else seconds("lock_timeout", lock_timeout),
-            level,
+            level.level,
+            deferrable,
         )
         return txn
 
@@ -232,6 +245,80 @@ class Database(CoreDatabase):
             begin: arguments of `transaction`.
         """
         return Attempts(self, retries, **begin)
+
+    # ---- serial execution
+
+    @overload
+    def procedure(self, function: P) -> P: ...
+    @overload
+    def procedure(self, function: None = None, *, name: str | None = None) -> Callable[[P], P]: ...
+    def procedure(self, function: Any = None, *, name: str | None = None) -> Any:
+        """Registers a function ``(txn, *args)`` for serial execution; a decorator.
+
+        Args:
+            function: what to run; it may run more than once, and should have no other lasting effect. It leaves the
+                transaction open: that is committed when it returns, aborted when it raises.
+            name: what `submit` and `call` know it by; None for the function's own name.
+
+        Returns:
+            The function as it is.
+
+        Raises:
+            TypeError: it is a generator or coroutine function.
+            ValueError: the name is taken by another.
+        """
+        if function is None:
+            return lambda function: self._register(function, name or function.__name__)
+        return self._register(function, name or function.__name__)
+
+    def _register(self, function: Any, name: str) -> Any:
+        self._executor.register(name, function)
+        return function
+
+    def submit(self, name: str | Callable[..., R], /, *args: Any) -> Future[R]:
+        """Queues a call of a procedure; all of them run one after another, in the order of their submission.
+
+        Args:
+            name: of the procedure, or its function.
+            args: passed on after the transaction.
+
+        Returns:
+            A future of what it returns or raises, which is resolved when the commit is as durable as the database's
+            commits are; those of one batch share a sync.
+
+        Raises:
+            KeyError: there is no such procedure.
+        """
+        self.alive()
+        return self._executor.submit(name, args)
+
+    def call(self, name: str | Callable[..., R], /, *args: Any) -> R:
+        """Runs a procedure and returns what it returns; as `submit`, and waits."""
+        self.alive()
+        result: R = self._executor.call(name, args)
+        return result
+
+    # ---- locks
+
+    def locks(self, limit: int = 100_000) -> list[Lock]:
+        """Returns the locks held and waited for at this moment, remembered reads (mode ``"read"``) among them.
+
+        Args:
+            limit: how many of them at most, before the intention locks that they amount to.
+        """
+        return locks_of(self.lock_rows(limit), self._names_by_id())
+
+    def waits_for(self) -> list[Wait]:
+        """Returns who waits for whom at this moment: the edges of the waits-for graph."""
+        rows = self.wait_rows()
+        names = self._names_by_id() if rows else {}
+        return [
+            Wait(waiter, holder, names.get(keyspace), mode, kind, start, stop, seconds)
+            for waiter, holder, keyspace, mode, kind, start, stop, seconds in rows
+        ]
+
+    def _names_by_id(self) -> dict[int | None, str]:
+        return {number: name for name, number, _ in self.keyspace_rows()}
 
     # ---- upkeep
 
@@ -287,6 +374,7 @@ class Database(CoreDatabase):
         """
         if self.closed or self._owner != os.getpid():
             return
+        self._executor.close()
         with suppress(Error):
             failures = self.stats()["checkpoint"]["background_failures"]
             if failures:

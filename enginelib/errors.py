@@ -35,10 +35,12 @@ Beside these, wrong arguments raise ``TypeError`` or ``ValueError``, a missing k
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
 from enginelib._native.base.status import register_errors  # type: ignore[import-not-found,unused-ignore]
+from enginelib.locks import Wait
 
 __all__ = [
     "CorruptionError",
@@ -120,15 +122,26 @@ class DeadlockDetected(TransactionAborted):
     """Transactions wait for each other in a cycle, and this one was chosen to break it.
 
     Attributes:
-        cycle: ids of the transactions in the cycle, in waiting order; empty when unknown.
+        cycle: who waits for whom and for what, in waiting order, as `enginelib.locks.Wait`; the last waits for the
+            first. Empty when unknown.
     """
 
     code = "deadlock_detected"
     _fields = ("cycle",)
+    _cycle: tuple[Wait, ...] = ()
 
-    def __init__(self, message: str = "", *, cycle: tuple[int, ...] = (), hint: str | None = None) -> None:
+    def __init__(self, message: str = "", *, cycle: Iterable[tuple[Any, ...]] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.cycle = tuple(cycle)
+
+    @property  # the core hands over plain tuples
+    def cycle(self) -> tuple[Wait, ...]:
+        """Who waits for whom and for what, in waiting order."""
+        return self._cycle
+
+    @cycle.setter
+    def cycle(self, waits: Iterable[tuple[Any, ...]]) -> None:
+        self._cycle = tuple(Wait(*wait) for wait in waits)
 
 
 class LockTimeout(TransactionAborted):

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from enginelib.errors import NotSupported
-
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
@@ -58,13 +56,13 @@ _LEVELS = {Durability.LAZY: 0, Durability.OS: 1, Durability.SYNC: 2}
 
 
 class Isolation(StrEnum):
-    """What a transaction may see of the others. This version implements ``SNAPSHOT``.
+    """What a transaction may see of the others; docs/guarantees.md says what each level prevents.
 
     ``READ_COMMITTED``: the newest committed state, statement by statement.
     ``SNAPSHOT``: one snapshot, first committer wins. The default.
-    ``SERIALIZABLE``: as if one after the other, by detection of conflicts.
-    ``LOCKING``: as if one after the other, by two-phase locking.
-    ``SERIAL``: one after the other.
+    ``SERIALIZABLE``: a snapshot, whose reads are remembered; what no serial order allows is aborted.
+    ``LOCKING``: reads lock what they read until the end (strict two-phase locking); deadlocks are broken.
+    ``SERIAL``: alone among those that write.
     """
 
     READ_COMMITTED = "read_committed"
@@ -87,22 +85,14 @@ class Isolation(StrEnum):
 
         Raises:
             ValueError: it is no isolation level.
-            NotSupported: it is one that this version does not have.
         """
         try:
-            level = cls(value)
+            return cls(value)
         except ValueError:
             raise ValueError(f"isolation={value!r} is not one of {_choices(cls)}.") from None
-        if level not in _ISOLATION_LEVELS:
-            raise NotSupported(
-                f"isolation={level.value!r} is not available in this version; only 'snapshot' is.",
-                hint="Use isolation='snapshot', and lock what you read but do not write with "
-                "Transaction.get_for_update(): that prevents write skew on those keys.",
-            )
-        return level
 
 
-_ISOLATION_LEVELS = {Isolation.SNAPSHOT: 1}
+_ISOLATION_LEVELS = {level: number for number, level in enumerate(Isolation)}
 
 
 def _choices(cls: type[StrEnum]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
-from enginelib._native.engine.door import CoreTransaction
+from enginelib.combine import Commuting
 from enginelib.keyspace import Keyspace
 from enginelib.mapping import Bound, Pairs, RangeMapping, bounds, pairs_of
 
@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 MISSING: Any = object()
 
 
-class Transaction(CoreTransaction):
+class Transaction(Commuting):
     """A unit of work: all of its changes become visible and durable together, or none does.
 
     Made by `Database.transaction`. Used in a ``with`` block it commits at the block's end and aborts when an
     exception leaves the block; without one, end it by `commit` or `abort`. One thread at a time may use it.
 
-    ``get``, ``put``, ``delete``, ``get_many``, ``put_many``, ``delete_range``, ``scan`` and
-    ``get_for_update`` take a keyspace first; ``txn[keyspace]`` is the same as a mapping.
+    ``get``, ``put``, ``delete``, ``get_many``, ``put_many``, ``delete_range``, ``scan``, ``get_for_update``,
+    ``lock_range``, ``read_conflict``, ``write_conflict`` and the commutative operations ``add``, ``max``, ``min``,
+    ``bit_and``, ``bit_or``, ``append_if_fits`` and ``compare_and_set`` take a keyspace first; ``txn[keyspace]`` is the
+    same as a mapping.
+
+    Attributes:
+        isolation: its level; see `Isolation`. Empty once it has ended.
+        number: its place among the transactions begun since the database was opened; locks are told by it.
     """
 
     __slots__ = ()

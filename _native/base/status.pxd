@@ -34,6 +34,7 @@ cdef enum Status:
     E_NEWER = 36            # made by a newer version of the format
     E_INTERRUPT = 37        # a signal is pending: the door lets Python handle it
     E_USAGE = 38            # another misuse, said in the text
+    E_SERIALIZATION = 39    # committing would give what no serial order gives
 
 cdef struct ErrorInfo:
     int code

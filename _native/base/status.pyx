@@ -119,6 +119,7 @@ cdef dict NAMES = {
     E_NOT_DATABASE: "StorageError",
     E_NEWER: "NotSupported",
     E_USAGE: "UsageError",
+    E_SERIALIZATION: "SerializationFailure",
 }
 
 cdef dict DEFAULTS = {
@@ -144,6 +145,7 @@ cdef dict DEFAULTS = {
     E_NOT_DATABASE: "The directory or file is not an enginelib database",
     E_NEWER: "The file was made by a newer version of the format",
     E_USAGE: "The operation is not valid here",
+    E_SERIALIZATION: "No serial order of the transactions allows what this one has read and written",
 }
 
 cdef dict BUILTIN = {

@@ -7,6 +7,7 @@ from ..base.status cimport OK, AGAIN, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.status import registered_errors
 from ..index.btree cimport MAX_BATCH, BTree
 from ..index.lsm cimport LsmTree
+from ..txn.keyspaces cimport tree_admit
 from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, TREE_DROPPING, row_valid
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
@@ -114,7 +115,7 @@ cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend
         raise ValueError(f"a keyspace named {name!r} exists already")
     latch_enter(&e.latch)
     id = m.next_keyspace
-    status = m.tree_admit(id)
+    status = tree_admit(m, id)
     if status == OK:
         m.next_keyspace += 1
     latch_unlock(&e.latch)

@@ -3,6 +3,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from ..index.btree cimport BTree, Path
 from ..index.merge cimport MergeCursor
+from ..txn.holds cimport Hold, Span
 from ..txn.transaction cimport Lack
 from .handles cimport CoreKeyspace
 from .txnhandle cimport CoreTransaction
@@ -19,6 +20,12 @@ cdef class CoreCursor:
     cdef bytes last                 # key fetched last, or None at the start
     cdef bytes given                # key given out last (transactions that write), or None
     cdef bint first_batch
+    cdef bint for_update            # every record given out is locked
+    cdef bint no_wait               # and a wait for that raises,
+    cdef bint skip_locked           # or passes the record over
+    cdef bint apart                 # what is read is neither locked nor remembered
+    cdef Hold* hold                 # of this scan: what it has locked, or is remembered to have read
+    cdef CoreTransaction fixed      # under `read_committed`: has the one snapshot that the scan reads at
     cdef bint reverse
     cdef bint keys_wanted
     cdef bint values_wanted
@@ -38,6 +45,11 @@ cdef class CoreCursor:
     cdef uint64_t blob_lengths[LARGEST_BATCH]
 
     cdef void discard(self)
+    cdef bint reading(self) except -1
+    cdef object take(self)
+    cdef int isolate(self, int status, Lack* lack) noexcept
+    cdef int read_batch(self, int wanted, Lack* lack) noexcept
+    cdef void consumed(self, Span* span) noexcept
     cdef int refill(self) except -1
     cdef int bearing(self, const char** key, size_t* klen) noexcept
     cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from ..base.coding cimport get64, compare_bytes
-from ..base.latch cimport latch_enter, latch_unlock
+from ..base.latch cimport latch_enter, latch_try, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_NOMEM, E_THREAD, E_TXN_CLOSED, fail, raise_status
 from ..index.btree cimport BTree, Path, Cell, SEEK_GE, SEEK_GT, SEEK_LE, SEEK_LT
 from ..index.lsm cimport LsmTree
@@ -18,12 +18,15 @@ from ..index.node cimport node_count, node_prefix, node_suffix, node_value, node
 from ..index.sstable cimport block_need_unpin
 from ..page.pool cimport Frame
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB
+from ..txn.holds cimport HOLD_SHARED, HOLD_UPDATE, Span
+from ..txn.isolation cimport isolate_row, isolate_span, statement, trim_span
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
 from ..txn.lsmops cimport lsm_mark, wall_of
-from ..txn.versions cimport TXN_ACTIVE
+from ..txn.versions cimport LOCKING, READ_COMMITTED, SERIALIZABLE, TXN_ACTIVE, Txn
 from .handles cimport CoreKeyspace
 from .txnhandle cimport CoreTransaction
-from .steps cimport to_bytes, raise_lacking
+from .rowlocks cimport lock_row
+from .steps cimport raise_lacking, span_of, to_bytes
 
 cdef extern from "Python.h":
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) noexcept
@@ -38,6 +41,9 @@ cdef enum:
     BATCH_BYTES = 256 * 1024     # values copied in one latch hold
 
 
+cdef object MISSING = object()
+
+
 cdef bytes successor(bytes prefix):
     """The least key above all that start with the prefix; None when there is none."""
     cdef bytes cut = prefix.rstrip(b"\xff")
@@ -49,7 +55,8 @@ cdef bytes successor(bytes prefix):
 cdef class CoreCursor:
     """Iterates over the records of a range as the transaction sees them."""
 
-    def __init__(self, CoreTransaction txn, CoreKeyspace keyspace, start, stop, prefix, bint reverse, limit, bint keys, bint values):
+    def __init__(self, CoreTransaction txn, CoreKeyspace keyspace, start, stop, prefix, bint reverse, limit, bint keys, bint values, bint for_update,
+                 bint no_wait, bint skip_locked, bint apart):
         self.txn = txn
         self.keyspace = keyspace
         self.lower = to_bytes(start, "start") if start is not None else None
@@ -65,6 +72,12 @@ cdef class CoreCursor:
             raise ValueError("a scan without keys and without values gives nothing: ask for one of them")
         if limit is not None and limit < 0:
             raise ValueError(f"limit must be 0 or more, not {limit}")
+        if (no_wait or skip_locked) and not for_update:
+            raise ValueError("nowait and skip_locked belong to for_update=True: no other scan locks records")
+        self.for_update = for_update
+        self.no_wait = no_wait
+        self.skip_locked = skip_locked
+        self.apart = apart or skip_locked
         self.reverse = reverse
         self.keys_wanted = keys
         self.values_wanted = values
@@ -75,6 +88,12 @@ cdef class CoreCursor:
         self.exhausted = self.left == 0 or (self.lower is not None and self.upper is not None and self.lower >= self.upper)
 
     def __dealloc__(self):
+        cdef Span span
+        if self.hold != NULL and self.at < self.count and self.txn.t != NULL and not self.txn.engine.foreign_process():
+            self.consumed(&span)
+            if latch_try(&self.txn.engine.latch):       # never waited for: then what was fetched in vain stays locked, or remembered
+                trim_span(self.txn.m, self.txn.t, self.hold, &span)
+                latch_unlock(&self.txn.engine.latch)
         self.discard()
         free(self.place)
         merge_free(self.merge)
@@ -91,10 +110,31 @@ cdef class CoreCursor:
         self.at = self.count = 0
 
     def __next__(self):
-        cdef PyObject* key
-        cdef PyObject* value
-        cdef uint64_t pid, length
-        cdef object pair, one
+        cdef bytes key
+        cdef object got
+        if not self.for_update:
+            if not self.reading():
+                raise StopIteration
+            return self.take()
+        while self.reading():
+            got = self.take()
+            key = self.given
+            if self.txn.t.level == LOCKING and not self.skip_locked:
+                return got                      # the range is locked so that nobody else reads it for update
+            if not lock_row(self.txn, self.keyspace, key, self.no_wait or self.skip_locked, self.skip_locked):
+                self.left += self.left >= 0
+                continue
+            if self.txn.t.level == READ_COMMITTED or self.txn.t.level == LOCKING:
+                value = self.txn.get(self.keyspace, key, MISSING)      # it may have been changed since the scan's snapshot
+                if value is MISSING:
+                    self.left += self.left >= 0
+                    continue
+                got = (key, value) if self.keys_wanted and self.values_wanted else key if self.keys_wanted else value
+            return got
+        raise StopIteration
+
+    cdef bint reading(self) except -1:
+        """Whether there is a next record; it is in the batch then."""
         if self.txn.t == NULL or self.txn.t.state != TXN_ACTIVE or self.txn.engine.closing:
             self.discard()
             raise_status(fail(E_CLOSED if self.txn.engine.closing else E_TXN_CLOSED, b"the transaction of this scan has ended"))
@@ -108,7 +148,17 @@ cdef class CoreCursor:
         if self.at == self.count:
             if self.exhausted or self.left == 0 or self.refill() == 0:
                 self.left = 0
-                raise StopIteration
+                if self.fixed is not None:
+                    self.fixed.abort()
+                return False
+        return True
+
+    cdef object take(self):
+        """The next record, out of the batch."""
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef uint64_t pid, length
+        cdef object pair, one
         key = self.keys[self.at]
         value = self.values[self.at]
         pid = self.blob_pids[self.at]
@@ -116,7 +166,7 @@ cdef class CoreCursor:
         self.at += 1
         if self.left > 0:
             self.left -= 1
-        if not self.txn.t.read_only:
+        if not self.txn.t.read_only or self.hold != NULL:
             self.given = <bytes><object>key
         if not self.values_wanted:
             one = <object>key
@@ -124,7 +174,7 @@ cdef class CoreCursor:
             return one
         if pid:
             try:
-                one = self.txn.large(pid, length)
+                one = (self.fixed if self.fixed is not None else self.txn).large(pid, length)
                 return (<object>key, one) if self.keys_wanted else one
             finally:
                 drop(key)
@@ -146,7 +196,10 @@ cdef class CoreCursor:
         if self.left >= 0 and self.left < wanted:
             wanted = <int>self.left
         self.txn.ready(self.keyspace)
+        if self.txn.t.level == READ_COMMITTED and (self.fixed is None or self.fixed.t == NULL):
+            self.fixed = self.txn.database.core_transaction(CoreTransaction, True)
         lack_init(&lack)
+        self.txn.t.deadline = 0
         self.at = self.count = 0
         self.passed = -1
         self.halted = False
@@ -158,17 +211,22 @@ cdef class CoreCursor:
             if status != OK:
                 latch_unlock(m.latch)
                 raise_lacking(m, status, &lack)
+            if self.txn.t.watched:
+                statement(m, self.txn.t)
             status = m.check(self.txn.t, False)
+            if status == OK and self.fixed is not None:
+                status = m.check(self.fixed.t, False)
             if status == OK:
                 status = m.readable(self.txn.t, self.keyspace.id)
             if status == OK:
-                status = self.fetch_lsm(wanted, &lack) if self.keyspace.lsm else self.fetch(wanted, &lack)
+                status = self.read_batch(wanted, &lack)
             self.writes = self.txn.t.writes
             if status != AGAIN and lack.held:
                 m.settle(&lack)
             latch_unlock(m.latch)
             if status != AGAIN:
                 break
+            self.discard()                       # rows that turned out to be in a range that another has locked
             self.txn.obtain(&lack)
         if status == ABSENT:
             self.exhausted = True
@@ -181,6 +239,71 @@ cdef class CoreCursor:
             if self.batch < LARGEST_BATCH:
                 self.batch = self.batch * 4 if self.batch * 4 < LARGEST_BATCH else LARGEST_BATCH
         return self.count
+
+    cdef int read_batch(self, int wanted, Lack* lack) noexcept:
+        """Latch held: fetch, with what the isolation level asks for."""
+        cdef Txn* t = self.txn.t
+        cdef uint64_t snapshot = t.snapshot, safe = t.safe_lsn, wall = t.wall
+        cdef int status
+        if self.fixed is not None:
+            t.snapshot = self.fixed.t.snapshot
+            t.safe_lsn = self.fixed.t.safe_lsn
+            t.wall = self.fixed.t.wall
+        t.apart = self.apart
+        status = self.fetch_lsm(wanted, lack) if self.keyspace.lsm else self.fetch(wanted, lack)
+        t.apart = False
+        if self.fixed is not None:
+            self.fixed.t.wall = t.wall
+            t.snapshot = snapshot
+            t.safe_lsn = safe
+            t.wall = wall
+        if t.watched and not self.apart and (t.level == SERIALIZABLE or t.level == LOCKING):
+            status = self.isolate(status, lack)
+        return status
+
+    cdef int isolate(self, int status, Lack* lack) noexcept:
+        """Latch held: locks or remembers what has been read in this latch hold and before; status: what fetch answered."""
+        cdef TxnManager m = self.txn.m
+        cdef Span span, whole
+        cdef int answer
+        if status != OK and status != ABSENT and (status != AGAIN or self.passed < 0 or lack.blocker != NULL):
+            return status
+        span_of(&whole, self.lower if self.lower is not None else b"", self.upper if self.upper is not None else b"", self.upper is None)
+        span = whole
+        if status != ABSENT:                     # up to the last record found, or where the fetch came to without one
+            if self.reverse:
+                span.low = bytes_of(self.keys[self.count - 1]) if status == OK else self.place
+                span.low_len = <unsigned int>(size_of(self.keys[self.count - 1]) if status == OK else self.passed)
+            else:
+                span.high = bytes_of(self.keys[self.count - 1]) if status == OK else self.place
+                span.high_len = <unsigned int>(size_of(self.keys[self.count - 1]) if status == OK else self.passed)
+                span.closed = True
+                span.unbounded = False
+        answer = isolate_span(m, self.txn.t, self.keyspace.id, HOLD_UPDATE if self.for_update else HOLD_SHARED, &span, &whole, &self.hold, lack)
+        if answer == OK:
+            if status == ABSENT and self.hold != NULL:
+                self.hold.kept = False
+                self.hold = NULL
+            return status
+        self.passed = -1
+        self.halted = False
+        return answer
+
+    cdef void consumed(self, Span* span) noexcept:
+        """What of the range has been given out; nothing: an empty span."""
+        span_of(span, self.lower if self.lower is not None else b"", self.upper if self.upper is not None else b"", self.upper is None)
+        if self.given is None:
+            span.high = span.low
+            span.high_len = span.low_len
+            span.unbounded = False
+        elif self.reverse:
+            span.low = PyBytes_AS_STRING(self.given)
+            span.low_len = <unsigned int>PyBytes_GET_SIZE(self.given)
+        else:
+            span.high = PyBytes_AS_STRING(self.given)
+            span.high_len = <unsigned int>PyBytes_GET_SIZE(self.given)
+            span.closed = True
+            span.unbounded = False
 
     cdef int bearing(self, const char** key, size_t* klen) noexcept:
         """Where the next fetch begins: the key (NULL: the very end), and how it is sought."""
@@ -259,6 +382,10 @@ cdef class CoreCursor:
                 order = compare_bytes(self.merge.entry.key, self.merge.entry.klen, edge, edge_len)
                 if (order < 0) if self.reverse else (order >= 0):
                     return ABSENT
+            if self.txn.t.commutes:
+                status = isolate_row(m, self.txn.t, self.keyspace.id, self.merge.entry.key, self.merge.entry.klen, lack)
+                if status != OK:
+                    return OK if status == AGAIN and self.count else status
             status = self.keep(self.merge.entry.key, self.merge.entry.klen, self.merge.entry.value, self.merge.entry.vlen)
             bytes_left -= <int64_t>self.merge.entry.klen + self.merge.entry.vlen
             if self.count == wanted or bytes_left <= 0:
@@ -299,7 +426,7 @@ cdef class CoreCursor:
         cdef int i, n, step = -1 if self.reverse else 1, status, bound
         cdef uint16_t flags
         cdef uint32_t vlen
-        cdef bint direct
+        cdef bint direct, watched = self.txn.t.watched
         status = self.seek(tree, &path, lack)
         if status != OK:
             return status
@@ -345,6 +472,10 @@ cdef class CoreCursor:
                     cell.flags = flags
                     memcpy(full, prefix, np)
                     memcpy(full + np, suffix, ns)
+                    if watched:
+                        status = isolate_row(m, self.txn.t, self.keyspace.id, full, np + ns, lack)
+                        if status != OK:
+                            return OK if status == AGAIN and self.count else status
                     if m.visible(self.txn.t, self.keyspace.id, full, np + ns, &cell, &found) != OK:
                         continue
                 key = new_bytes(NULL, <Py_ssize_t>(np + ns))

@@ -12,7 +12,7 @@ cdef class CoreDatabase:
     cdef readonly str path
     cdef readonly bint closed
     cdef object __weakref__
-    cdef int alive(self) except -1
+    cpdef int alive(self) except -1
 
 cdef class CoreKeyspace:
     cdef readonly CoreDatabase database

@@ -7,11 +7,13 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_READO
 from ..log.writer cimport SYNC
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE
-from ..txn.versions cimport Txn
+from ..txn.versions cimport READ_COMMITTED, SERIAL, SNAPSHOT, Txn
 from .catalog cimport keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .engine cimport Engine
+from .lockview cimport lock_rows, wait_rows
 from .lsmface cimport lsm_compact, lsm_stats, lsm_step
 from .lsmingest cimport ingest
+from .rowlocks cimport take_place, wait_until_safe
 from .steps cimport to_bytes, too_long, raise_lacking, obtain_for, shelter_value, commit_txn, end_quietly
 from .txnhandle cimport CoreTransaction
 
@@ -28,7 +30,8 @@ cdef class CoreDatabase:
         self.engine.open(path, **options)
         self.closed = False
 
-    cdef int alive(self) except -1:
+    cpdef int alive(self) except -1:
+        """Raises unless it is open, in this process."""
         if self.engine.foreign_process():
             raise_status(fail(E_FORK, b"this database handle belongs to the parent process: open the database again in this one"))
         if self.closed or self.engine.closing:
@@ -64,8 +67,10 @@ cdef class CoreDatabase:
         self.closed = True
         self.engine.close(checkpoint=False)
 
-    def core_transaction(self, type cls, bint read_only=False, int durability=-1, double lock_timeout=-1.0, int isolation=1):
-        """Begins a transaction at the newest snapshot; `cls` is CoreTransaction or a subclass of it."""
+    def core_transaction(self, type cls, bint read_only=False, int durability=-1, double lock_timeout=-1.0, int isolation=SNAPSHOT, bint deferrable=False,
+                         bint batch=False):
+        """Begins a transaction at the newest snapshot; `cls` is CoreTransaction or a subclass of it.  deferrable: a serializable one that only reads waits for a
+        snapshot with which nothing can go wrong; batch: a serial one sees commits that are on their way to visibility, and waits for nobody."""
         cdef CoreTransaction x
         cdef Engine e = self.engine
         if self.closed or e.closing or e.foreign_process():
@@ -85,10 +90,14 @@ cdef class CoreDatabase:
         if e.txns.has_orphans():
             e.poke()
         x.t = e.txns.begin(read_only or e.read_only, durability if durability >= 0 else e.durability,
-                           <int64_t>(lock_timeout * 1e6) if lock_timeout >= 0 else e.lock_timeout, True)
+                           <int64_t>(lock_timeout * 1e6) if lock_timeout >= 0 else e.lock_timeout, True, isolation)
         latch_unlock(&e.latch)
         if x.t == NULL:
             raise_status(E_NOMEM)
+        if isolation == SERIAL:
+            take_place(x, batch)
+        elif deferrable:
+            wait_until_safe(x)
         return x
 
     def core_transaction_plain(self):
@@ -215,6 +224,16 @@ cdef class CoreDatabase:
         self.alive()
         return stats(self)
 
+    def lock_rows(self, size_t limit):
+        """(transaction, level, keyspace id, mode, kind, start, stop, granted) of locks held and waited for."""
+        self.alive()
+        return lock_rows(self.engine, limit)
+
+    def wait_rows(self):
+        """(waiter, holder, keyspace id, mode, kind, start, stop, seconds) of those that wait."""
+        self.alive()
+        return wait_rows(self.engine)
+
     def log_records(self, uint64_t start_lsn=0):
         """The records of the log that is still there, as dicts, oldest first."""
         from .upkeep import log_records
@@ -285,19 +304,12 @@ cdef class CoreKeyspace:
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>self.max_key:
             too_long(self.max_key, key)
         if n + PyBytes_GET_SIZE(key) > self.max_inline:
-            with self.database.core_transaction(CoreTransaction) as txn:
-                # The newest state, like every operation of a keyspace; as no snapshot at all, or garbage would be judged by its timestamp.
-                t = (<CoreTransaction>txn).t
-                latch_enter(&e.latch)
-                m.close_snapshot(t)
-                t.snapshot = <uint64_t>-1
-                t.safe_lsn = 0
-                latch_unlock(&e.latch)
+            with self.database.core_transaction(CoreTransaction, isolation=READ_COMMITTED) as txn:
                 txn.put(self, key, value)
             return True
         lack_init(&lack)
         latch_enter(&e.latch)
-        t = m.begin(False, e.durability, e.lock_timeout, False)
+        t = m.begin(False, e.durability, e.lock_timeout, False, READ_COMMITTED)
         if t == NULL:
             latch_unlock(&e.latch)
             raise_status(E_NOMEM)

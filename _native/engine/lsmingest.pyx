@@ -17,9 +17,9 @@ from ..index.sstable cimport ENTRY_PUT, Entry
 from ..index.sstwrite cimport writer_add, writer_bytes
 from ..index.tableset cimport LSM_LEVELS, Edit, edit_free, edit_init, edit_size, file_overlaps, file_stamp
 from ..log.record cimport R_PUT_BLOB, RECORD_OVERHEAD, Record
-from ..txn.lsmops cimport lsm_lock_range, lsm_log_value, wall_now
+from ..txn.lsmops cimport lsm_log_value, range_write, wall_now
 from ..txn.transaction cimport TREE_LIVE, Lack, TxnManager, lack_init, must_wait
-from ..txn.versions cimport TXN_COMMITTED, Txn
+from ..txn.versions cimport READ_COMMITTED, TXN_COMMITTED, Txn
 from .engine cimport Engine
 from .lsmface cimport tree_of
 from .lsmwork cimport flush_tree
@@ -173,7 +173,7 @@ cdef int make_ready(Engine e, TxnManager m, Txn* t, LsmTree tree, uint32_t keysp
         return tree.damage_status()
     if not l.locked:
         l.last[l.last_len] = 0                       # the range ends before the least key above the last one
-        status = lsm_lock_range(m, t, keyspace, l.first, l.first_len, l.last, l.last_len + 1, lack)
+        status = range_write(m, t, keyspace, l.first, l.first_len, l.last, l.last_len + 1, False, lack)
         if status != OK:
             return status
         l.locked = True
@@ -347,7 +347,7 @@ cdef object ingest(Engine e, uint32_t keyspace, object pairs, bint logged):
         if status != OK:
             raise_status(status)
         latch_enter(&e.latch)
-        t = m.begin(False, e.durability, e.lock_timeout, False)
+        t = m.begin(False, e.durability, e.lock_timeout, False, READ_COMMITTED)
         load.wall = wall_now(m) if tree.options.ttl else 0
         latch_unlock(&e.latch)
         if t == NULL:

@@ -12,7 +12,7 @@ from ..page.layout cimport VALUE_GHOST
 from ..txn.clock cimport writer_enter
 from .lsmtree cimport new_lsm, options_encode
 from ..txn.transaction cimport (TxnManager, Tree, Lack, lack_init, row_valid, CATALOG_ROW, LSM_ROW, TREE_NONE, TREE_LIVE, TREE_DROPPING)
-from ..txn.versions cimport (Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
+from ..txn.versions cimport (SNAPSHOT, Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
                              hash_key, version_key, version_value)
 
 cdef enum:
@@ -399,7 +399,7 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
     for _i in range(count):
         if r.bad:
             break
-        t = m.begin(False, 0, -1, False)
+        t = m.begin(False, 0, -1, False, SNAPSHOT)
         if t == NULL:
             raise MemoryError("no memory for a transaction in flight")
         t.handle = False

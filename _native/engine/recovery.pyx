@@ -26,9 +26,10 @@ from ..page.store cimport BLOCK
 from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_cancel
 from ..txn.clock cimport writer_enter, queue_push
 from ..txn.garbage cimport collect_slowly
+from ..txn.keyspaces cimport tree_admit
 from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, LSM_BACKEND, row_valid, TREE_LIVE, TREE_DROPPING
 from ..txn.undo cimport undo
-from ..txn.versions cimport Txn, TXN_ABORTING, TXN_COMMITTING
+from ..txn.versions cimport SNAPSHOT, Txn, TXN_ABORTING, TXN_COMMITTING
 from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
 from ..index.lsm cimport LsmTree
 from .lsmredo cimport (LsmRedo, lsmredo_chunk, lsmredo_edits, lsmredo_free, lsmredo_init, lsmredo_is, lsmredo_losers, lsmredo_note, lsmredo_replay)
@@ -68,7 +69,7 @@ cdef object make_tree(TxnManager m, uint32_t id, Txn* creator, bytes row):
     lack_init(&lack)
     with nogil:
         latch_lock(m.latch)
-        status = m.tree_admit(id)
+        status = tree_admit(m, id)
         while status == OK and not lsm:
             status = tree.create(&lack.need)
             if status != AGAIN:
@@ -260,7 +261,7 @@ cdef Txn* transaction_of(TxnManager m, Redo* redo, const Record* r, int* status)
         return NULL
     if idmap_get(&redo.fates, r.txn) == NULL:
         return NULL
-    t = m.begin(False, LAZY, -1, False)
+    t = m.begin(False, LAZY, -1, False, SNAPSHOT)
     if t == NULL or idmap_put(&redo.active, r.txn, <uint64_t>t):
         status[0] = fail(E_NOMEM, "no memory for a transaction in flight")
         return NULL
@@ -363,7 +364,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             status = ahead_open(&redo.ahead, m, helpers)
         if status != OK:
             raise_status(status)
-        status = m.tree_admit(m.next_keyspace - 1)
+        status = tree_admit(m, m.next_keyspace - 1)
         if status == OK:
             status = m.store.read_meta(&meta, &n)
         if status != OK:

@@ -4,6 +4,7 @@ GIL held on entry to each, latch as said.
 """
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
+from ..txn.holds cimport Span
 from ..txn.transaction cimport TxnManager, Lack, Found
 from ..txn.versions cimport Txn
 from .engine cimport Engine
@@ -19,6 +20,8 @@ cdef int too_long(uint32_t max_key, bytes key) except -1
 cdef object raise_lacking(TxnManager m, int status, Lack* lack)
 # No latch. Gets what an operation lacks, without GIL or latch; lets signal handlers run now and then.
 cdef int obtain_for(Engine e, Txn* t, Lack* lack) except -1
+# No latch. The half-open range between two keys, whose bytes it borrows.
+cdef void span_of(Span* span, bytes low, bytes high, bint unbounded) noexcept
 # Latch held. A new bytes object, or (for a large value) NULL and where it lies.
 cdef PyObject* shelter_value(TxnManager m, Found* f, uint64_t* pid, uint64_t* length) noexcept
 # No latch. Reads a large value, which the caller's snapshot keeps in being.

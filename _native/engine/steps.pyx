@@ -1,5 +1,5 @@
 """The steps every handle's operation is made of: see steps.pxd."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -7,6 +7,7 @@ from ..base.coding cimport get64
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
 from ..base.status cimport OK, AGAIN, E_CLOSED, E_INTERRUPT, fail, fail_corrupt, raise_status
 from ..log.writer cimport OS
+from ..txn.holds cimport Span, span_between
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
 from ..txn.versions cimport Txn
 from .engine cimport Engine
@@ -69,6 +70,11 @@ cdef int obtain_for(Engine e, Txn* t, Lack* lack) except -1:
     if status != OK:
         raise_lacking(e.txns, status, lack)
     return 0
+
+
+cdef void span_of(Span* span, bytes low, bytes high, bint unbounded) noexcept:
+    """The half-open range between two keys, whose bytes it borrows."""
+    span_between(span, PyBytes_AS_STRING(low), PyBytes_GET_SIZE(low), PyBytes_AS_STRING(high), PyBytes_GET_SIZE(high), unbounded)
 
 
 cdef PyObject* shelter_value(TxnManager m, Found* f, uint64_t* pid, uint64_t* length) noexcept:

@@ -5,6 +5,10 @@ from ..txn.versions cimport Txn
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
 
+cdef enum:
+    LOOK_NEWEST = 2              # the newest value, of a row that is locked
+    LOOK_NEWEST_READING = 3      # and that is a read
+
 cdef class CoreTransaction:
     cdef readonly CoreDatabase database
     cdef Engine engine
@@ -13,10 +17,12 @@ cdef class CoreTransaction:
     cdef bint in_use                # a thread is inside an operation that let the GIL go
     cdef uint64_t ended_id
     cdef uint64_t ended_ts
+    cdef uint64_t number_           # kept when the core's structure has gone
     cdef object __weakref__
     cdef int ready(self, CoreKeyspace keyspace) except -1
     cdef int idle(self) except -1
     cdef int still(self) noexcept
+    cdef object look(self, CoreKeyspace keyspace, bytes k, default, int how)
     cdef bytes large(self, uint64_t pid, uint64_t length)
     cdef int obtain(self, Lack* lack) except -1
     cdef int take_back(self, int depth) except -1

@@ -10,15 +10,18 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_THREA
 from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
+from ..txn.isolation cimport isolate_read, read_newest, statement
 from ..txn.lsmops cimport lsm_log_value, lsm_read_many
 from ..index.lsm cimport LsmTree
 from ..index.memtable cimport memtable_warm
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
-from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED
+from ..txn.versions cimport LOCKING, Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_COMMITTING, TXN_ABORTING, TXN_ABORTED
 from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .handles cimport CoreKeyspace
+from .lockview cimport name_cycle
+from .rowlocks cimport combine_row, lock_row, range_conflict, range_lock
 from .steps cimport MAX_VALUE, to_bytes, too_long, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn
 
 cdef extern from "Python.h":
@@ -63,6 +66,10 @@ cdef extern from *:
 
 
 cdef object MISSING = object()
+
+cdef enum:
+    LOOK_PLAINLY = 0
+    LOOK_APART = 1               # as a read that nothing follows from
 
 
 cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_ssize_t n) noexcept:
@@ -149,6 +156,10 @@ cdef class CoreTransaction:
         self.in_use = True
         try:
             obtain_for(self.engine, self.t, lack)
+        except Exception as error:
+            if self.t.cycle_length and getattr(error, "code", "") == "deadlock_detected":
+                name_cycle(self, error)
+            raise
         finally:
             self.in_use = False
         return 0
@@ -176,15 +187,38 @@ cdef class CoreTransaction:
         return self.t.id if self.t != NULL else self.ended_id
 
     @property
+    def number(self):
+        """Counts the transactions of this opening; what deadlocks and locks are told by."""
+        return self.t.number if self.t != NULL else self.number_
+
+    @property
+    def waiting(self):
+        """Whether it waits for another transaction at this moment, in an operation of its thread."""
+        return self.t != NULL and self.t.waiting_for != NULL and not self.t.doomed
+
+    @property
+    def isolation(self):
+        """"read_committed", "snapshot", "serializable", "locking" or "serial"; "" once it has ended."""
+        return ("read_committed", "snapshot", "serializable", "locking", "serial")[self.t.level] if self.t != NULL else ""
+
+    @property
+    def safe(self):
+        """Whether nothing can go wrong with its snapshot, so that a serializable transaction that only reads remembers nothing."""
+        return self.t != NULL and (self.t.sx != NULL and bool(self.t.sx.safe))
+
+    @property
     def commit_ts(self):
         """Its commit timestamp; 0 before, and for one that wrote nothing."""
         return self.t.commit_ts if self.t != NULL else self.ended_ts
 
     # --- reading
 
-    def get(self, CoreKeyspace keyspace not None, key, default=None):
-        """The value of a key, or `default`."""
-        cdef bytes k = <bytes>key if PyBytes_CheckExact(key) else to_bytes(key, "key")
+    def get(self, CoreKeyspace keyspace not None, key, default=None, *, bint snapshot=False):
+        """The value of a key, or `default`.  snapshot: the read is not remembered, nor the key locked, whatever the isolation level."""
+        return self.look(keyspace, <bytes>key if PyBytes_CheckExact(key) else to_bytes(key, "key"), default, LOOK_APART if snapshot else LOOK_PLAINLY)
+
+    cdef object look(self, CoreKeyspace keyspace, bytes k, default, int how):
+        """The value of a key as the transaction sees it, or as said in `how`."""
         cdef Engine e = self.engine
         cdef TxnManager m = self.m
         cdef Found f
@@ -198,9 +232,18 @@ cdef class CoreTransaction:
             latch_enter(&e.latch)
             status = self.still()
             if status == OK:
+                if self.t.watched:
+                    statement(m, self.t)
                 status = m.check(self.t, False)
             if status == OK:
-                status = m.read(self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
+                if how == LOOK_PLAINLY:
+                    status = m.read(self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
+                elif how == LOOK_APART:
+                    self.t.apart = True
+                    status = m.read(self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), &f, &lack)
+                    self.t.apart = False
+                else:
+                    status = read_newest(m, self.t, keyspace.id, PyBytes_AS_STRING(k), PyBytes_GET_SIZE(k), how == LOOK_NEWEST_READING, &f, &lack)
             if status == OK:
                 raw = shelter_value(m, &f, &pid, &length)
             if status != AGAIN and lack.held:
@@ -224,8 +267,8 @@ cdef class CoreTransaction:
         """Whether the key is there."""
         return self.get(keyspace, key, MISSING) is not MISSING
 
-    def get_many(self, CoreKeyspace keyspace not None, keys):
-        """The values of many keys, in their order; None for those absent."""
+    def get_many(self, CoreKeyspace keyspace not None, keys, *, bint snapshot=False):
+        """The values of many keys, in their order; None for those absent.  snapshot: as for `get`."""
         cdef list wanted = [to_bytes(each, "key") for each in keys]
         cdef list result = []
         cdef Engine e = self.engine
@@ -254,9 +297,18 @@ cdef class CoreTransaction:
             latch_enter(&e.latch)
             status = self.still()
             if status == OK:
+                if self.t.watched and (first == 0 or self.t.level == LOCKING):      # of read committed all of it is one statement
+                    statement(m, self.t)
                 status = m.check(self.t, False)
             if status == OK:
                 status = m.readable(self.t, keyspace.id)
+            if status == OK and self.t.watched:
+                self.t.apart = snapshot
+                for i in range(count):
+                    status = isolate_read(m, self.t, keyspace.id, p[i], n[i], &lack)
+                    if status != OK:
+                        break
+                self.t.apart = False
             if status == OK:
                 if keyspace.lsm:
                     got = <int>count
@@ -298,10 +350,12 @@ cdef class CoreTransaction:
         return result
 
     def scan(self, CoreKeyspace keyspace not None, start=None, stop=None, *, prefix=None, bint reverse=False, limit=None, bint keys=True,
-             bint values=True):
-        """An iterator over a half-open range of keys: (key, value) tuples, or keys or values alone."""
+             bint values=True, bint for_update=False, bint nowait=False, bint skip_locked=False,
+             bint snapshot=False):
+        """An iterator over a half-open range of keys: (key, value) tuples, or keys or values alone.  for_update: each record is locked before it is given
+        out; nowait: LockTimeout where that means a wait; skip_locked: such records are passed over; snapshot: as for `get`."""
         self.ready(keyspace)
-        return CoreCursor(self, keyspace, start, stop, prefix, reverse, limit, keys, values)
+        return CoreCursor(self, keyspace, start, stop, prefix, reverse, limit, keys, values, for_update, nowait, skip_locked, snapshot)
 
     # --- writing
 
@@ -498,14 +552,30 @@ cdef class CoreTransaction:
             raise
         return 0
 
-    def get_for_update(self, CoreKeyspace keyspace not None, key, default=None):
-        """The value of a key, whose row stays locked until the end of the transaction."""
-        cdef Lack lack
+    def get_for_update(self, CoreKeyspace keyspace not None, key, default=None, *, bint nowait=False, bint skip_locked=False):
+        """The value of a key, whose row stays locked until the end of the transaction.  nowait: LockTimeout at once where it would have to wait;
+        skip_locked: `default` then."""
         cdef bytes k = to_bytes(key, "key")
         self.ready(keyspace)
-        lack_init(&lack)
-        self.change(OP_LOCK, keyspace, k, None, &lack)
+        if not lock_row(self, keyspace, k, nowait or skip_locked, skip_locked):
+            return default
         return self.get(keyspace, k, default)
+
+    def lock_range(self, CoreKeyspace keyspace not None, start=None, stop=None, *, str mode="exclusive", bint nowait=False):
+        """Locks a half-open range of keys, there or not, until the end of the transaction: "exclusive", "update" or "shared"."""
+        range_lock(self, keyspace, start, stop, mode, nowait)
+
+    def read_conflict(self, CoreKeyspace keyspace not None, start=None, stop=None):
+        """As if every key of a half-open range had been read."""
+        range_conflict(self, keyspace, start, stop, False)
+
+    def write_conflict(self, CoreKeyspace keyspace not None, start=None, stop=None):
+        """As if every key of a half-open range had been changed."""
+        range_conflict(self, keyspace, start, stop, True)
+
+    def combine(self, CoreKeyspace keyspace not None, key, function, bint reads=False):
+        """Puts function(value or None) of the newest value of a key, whatever the snapshot, or leaves it where that is None.  reads: the outcome tells something."""
+        combine_row(self, keyspace, to_bytes(key, "key"), function, reads)
 
     # --- ending
 
@@ -514,6 +584,7 @@ cdef class CoreTransaction:
         latch_enter(&self.engine.latch)
         if self.t != NULL:                 # another thread may have come first while the latch was waited for
             self.ended_id = self.t.id
+            self.number_ = self.t.number
             self.ended_ts = self.t.commit_ts if self.t.state == TXN_COMMITTED else 0
             if self.t.state == TXN_ABORTED and self.ended_id == 0:
                 self.ended_id = <uint64_t>-1
@@ -546,6 +617,45 @@ cdef class CoreTransaction:
         self.finish_now()
         if catalog or self.engine.names_stale:
             self.engine.renew_names()
+
+    def commit_later(self):
+        """Logs the commit, and leaves it to `complete` to make it visible and as durable as asked; whether that is still to be done."""
+        cdef int status
+        self.idle()
+        if self.t == NULL:
+            raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        latch_enter(&self.engine.latch)
+        status = self.still()
+        if status == OK:
+            status = self.m.check(self.t, False)
+        if status == OK:
+            status = self.m.commit_begin(self.t)
+        latch_unlock(&self.engine.latch)
+        if status != OK and status != AGAIN:
+            raise_status(status)
+        if status == OK:
+            self.finish_now()
+        return status == AGAIN
+
+    def complete(self):
+        """Ends what `commit_later` began."""
+        cdef Engine e = self.engine
+        cdef int status
+        cdef bint catalog = self.t.catalog
+        self.in_use = True
+        with nogil:
+            latch_lock(&e.latch)
+            e.enter()
+            status = self.m.commit_end(self.t, e.log.flush(self.t.commit_lsn, self.t.durability) if self.t.state == TXN_COMMITTING else OK)
+            e.leave()
+            after_writes(e)
+            latch_unlock(&e.latch)
+        self.in_use = False
+        if status != OK:
+            raise_status(status)
+        self.finish_now()
+        if catalog or e.names_stale:
+            e.renew_names()
 
     def abort(self):
         """Undoes everything; does nothing once the transaction has ended."""

@@ -14,6 +14,7 @@ from ..log.record cimport Record, record_tuple
 from ..log.writer cimport SYNC
 from ..page.store cimport store_check
 from ..txn.clock cimport clock_horizon
+from ..txn.conflicts cimport ssi_kept
 from ..txn.transaction cimport TxnManager, TREE_LIVE, TREE_NONE, CATALOG
 from ..txn.versions cimport Txn, Version, BEFORE_BLOB
 from ..base.coding cimport get64
@@ -67,6 +68,9 @@ def stats(CoreDatabase db):
         "versions": {"live": table_live, "bytes": table_bytes, "horizon": horizon, "reads": m.reads_of_versions, "snapshots_lost": m.snapshots_lost},
         "transactions": {"visible_ts": visible, "last_ts": last, "snapshots": snapshots, "oldest_snapshot": oldest, "writers": writers,
                          "commits": m.commits, "aborts": m.aborts, "conflicts": m.conflicts, "deadlocks": m.deadlocks, "timeouts": m.timeouts},
+        "isolation": {"locks": m.holds.locks, "remembered_reads": m.holds.count - m.holds.locks, "bytes": m.holds.bytes, "escalations": m.lock_escalations,
+                      "rw_conflicts": m.ssi_conflicts, "dangerous_structures": m.ssi_pivots, "summaries": m.ssi_summaries, "false_by_summary": m.ssi_false,
+                      "safe_snapshots": m.ssi_safe, "serializable_committed": ssi_kept(m)},
         "recovery": dict(e.recovery),
     }
 

@@ -17,3 +17,7 @@ cdef int wait_for(Latch* latch, Txn* t, Txn* owner) noexcept nogil
 cdef void wake_waiters(Txn* t) noexcept nogil
 # latch. Ends the wait of t, if it waits, with the status.
 cdef void doom(Txn* t, int status) noexcept nogil
+# Whether the waits of one lead to the other (or are the other).
+cdef bint leads_to(Txn* from_, Txn* t) noexcept nogil
+# The status that a doomed transaction dies of, with its text.
+cdef int doomed_status(const Txn* t) noexcept nogil

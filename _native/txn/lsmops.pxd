@@ -6,9 +6,10 @@ address of the memtable's entry (nothing for a lock alone).  Everything is under
 A deleted range is one range tombstone in the memtable and a RangeLock, which does for its keys what Versions do for single ones: others wait for it, and lose to it if
 it commits after their snapshot.  It meets the locks of single keys by looking through the changes that are not older than its snapshot, never through the tree.
 """
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from ..index.lsm cimport LsmTree
 from ..index.compaction cimport Horizon
+from .holds cimport Span
 from .transaction cimport Found, Lack, TxnManager
 from .versions cimport Txn, Version
 
@@ -28,15 +29,23 @@ cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept 
 # Deletes all keys in [start, stop), however many, with one record and one range tombstone: as lsm_write.
 cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
                           bint unbounded, Lack* lack) noexcept nogil
-# Locks the keys in [start, stop) for a bulk load by t: OK; AGAIN; E_CONFLICT; E_NOMEM.
-cdef int lsm_lock_range(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
-                        Lack* lack) noexcept nogil
+# As if t had changed every key in [start, stop), of either kind of tree: OK; AGAIN; E_CONFLICT; E_SERIALIZATION; E_NOMEM.
+cdef int range_write(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                     bint unbounded, Lack* lack) noexcept nogil
 # Locks of ranges: whether the owner took any above an LSN; they are undone above it; it has committed; AGAIN with who has one in the keyspace; all are freed.
 cdef bint ranges_above(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil
 cdef void ranges_undo(TxnManager m, Txn* t, uint64_t lsn) noexcept nogil
 cdef void ranges_release(TxnManager m, Txn* t) noexcept nogil
 cdef int ranges_in(TxnManager m, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil
+# Whether another's deleted range is in the way of a change by t to these keys: OK; AGAIN; E_CONFLICT; closed: `stop` is one of them.
+cdef int ranges_meet(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len, bint closed,
+                     bint unbounded, Lack* lack) noexcept nogil
+# Whether another's uncommitted deletion (or load) meets the span: the lack says whose. And what a serializable reader of the span was not shown of them.
+cdef bint ranges_block(TxnManager m, Txn* t, uint32_t keyspace, const Span* span, Lack* lack) noexcept nogil
+cdef int ranges_missed(TxnManager m, Txn* t, uint32_t keyspace, const Span* span) noexcept nogil
 cdef void ranges_free(TxnManager m) noexcept nogil
+# (releases the latch) Waits for an LSM-tree's background work, for so many microseconds or (0) until it got on; where no thread does it, does a piece of it.
+cdef int catch_up(TxnManager m, Txn* t, LsmTree tree, int64_t delay) noexcept nogil
 # Takes back the change that the version stands for.
 cdef void lsm_undo(TxnManager m, Version* v) noexcept nogil
 # Seals the active memtable; what is in flight moves on. OK; E_NOMEM: nothing has changed.

@@ -3,20 +3,26 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from ..base.coding cimport compare_bytes
-from ..base.latch cimport condition_broadcast, monotonic_micros, wall_micros
-from ..base.status cimport OK, ABSENT, AGAIN, E_CONFLICT, E_LOG, E_NOMEM, E_TOO_LARGE, fail, fail_n
-from ..index.compaction cimport MOST_SNAPSHOTS, Horizon
+from ..base.latch cimport condition_broadcast, condition_wait, monotonic_micros, wall_micros
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_FULL, E_INTERRUPT, E_LOG, E_NOMEM, E_TOO_LARGE, fail, fail_n
+from ..index.compaction cimport MOST_SNAPSHOTS, Horizon, compaction_run, flush_oldest
 from ..index.lsm cimport RUNS_SLOW, RUNS_STOP, SEALED_MOST, LsmTree
 from ..index.memtable cimport (IN_FLIGHT, MemEntry, MemTable, mem_value, memtable_drop_range, memtable_free, memtable_new, memtable_pop, memtable_put,
                                memtable_put_range, memtable_reserve, memtable_stamp, memtable_warm)
+from ..index.pick cimport Pick, compaction_pick
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT, Entry
 from ..log.record cimport R_DELETE_RANGE, R_PUT_BLOB, RECORD_OVERHEAD, Record
 from ..page.layout cimport VALUE_BLOB
 from .blob cimport BLOB_CHUNK
 from .clock cimport clock_horizon
+from .conflicts cimport ssi_conflict, ssi_follows
+from .deadlock cimport WAIT_SLICE
 from .garbage cimport prune
+from .holds cimport HOLD_EXCLUSIVE, HOLD_UPDATE, Span, span_between
+from .isolation cimport isolate_read
+from .locks cimport lock_for_write, lock_span_for_write
 from .transaction cimport OP_DELETE, OP_LOCK, OP_PUT, Found, Lack, TxnManager, must_wait
-from .versions cimport (LOCK_ONLY, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, not_lock_only, table_find, table_push, table_reserve,
+from .versions cimport (COMMUTES, LOCK_ONLY, SERIAL, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, loses_to, not_lock_only, table_find, table_push, table_reserve,
                         version_key, version_value)
 
 cdef enum:
@@ -126,6 +132,36 @@ cdef int under_pressure(LsmTree tree, size_t bytes, Lack* lack) noexcept nogil:
     return OK
 
 
+cdef int catch_up(TxnManager m, Txn* t, LsmTree tree, int64_t delay) noexcept nogil:
+    """Waits for an LSM-tree's background work, a little at a time so that signals are met; where no thread does that work, does a piece of it."""
+    cdef int64_t began = monotonic_micros()
+    cdef Horizon horizon
+    cdef Pick pick
+    cdef int status = OK
+    if m.failed or m.log.failed:
+        return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
+    if m.lsm_helpless and delay == 0:
+        lsm_horizon(m, &horizon)
+        status = flush_oldest(tree, m.log, &horizon, &m.lsm_own)
+        if status == ABSENT:
+            status = OK
+            if compaction_pick(tree, False, horizon.stamps[0], horizon.now, &pick):
+                status = compaction_run(tree, m.log, &pick, &horizon, &m.lsm_own)
+        return OK if status == ABSENT else status
+    condition_broadcast(&m.lsm_moved)
+    if delay:
+        tree.tally.slowdowns += 1
+        condition_wait(&m.lsm_delays, m.latch, delay if delay < WAIT_SLICE else WAIT_SLICE)
+        tree.tally.slowdown_micros += monotonic_micros() - began
+        return OK
+    tree.tally.stalls += 1
+    condition_wait(&m.lsm_moved, m.latch, WAIT_SLICE)
+    tree.tally.stall_micros += monotonic_micros() - began
+    if m.closing:
+        return fail(E_CLOSED, "the database was closed while a write waited for background work")
+    return tree.last_failure if tree.last_failure == E_FULL else E_INTERRUPT
+
+
 cdef int make_way(TxnManager m, LsmTree tree, size_t bytes, Lack* lack) noexcept nogil:
     """Before a change of so many bytes: a full memtable is sealed; AGAIN while background work is behind."""
     cdef int status
@@ -153,6 +189,10 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     cdef int status
     if tree.damaged:
         return tree.damage_status()
+    if op == OP_DELETE and t.watched:                # it says whether the key was there
+        status = isolate_read(m, t, keyspace, key, klen, lack)
+        if status != OK:
+            return status
     if m.range_locks != NULL:
         status = ranges_meet(m, t, keyspace, key, klen, key, klen, True, False, lack)
         if status != OK:
@@ -160,15 +200,21 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     head = table_find(&m.table, hash, keyspace, key, klen)
     if head != NULL:
         status = m.claim(t, head, &fresh, lack)
+        if status == OK and t.commuting and t.sx != NULL and op == OP_LOCK:
+            status = ssi_follows(m, t, head)
         if status != OK:
             return status
     if op == OP_DELETE:
-        # Whether it is there: the row is ours or free, so the newest state is what this transaction would see.
-        status = tree.find(key, klen, m.clock.visible_ts, lsm_mark(t), wall_of(m, t) if tree.options.ttl else 0, &seen, &lack.blocks)
+        # The row is ours or free, so the newest state is what this transaction would see.
+        status = tree.find(key, klen, m.clock.visible_ts if t.level != SERIAL else t.snapshot, lsm_mark(t), wall_of(m, t) if tree.options.ttl else 0, &seen, &lack.blocks)
         if status != OK:
             return status
     if op == OP_LOCK and not fresh:
         return OK
+    if m.holds.count or m.first_request != NULL:
+        status = lock_for_write(m, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, keyspace, hash, key, klen, lack)
+        if status != OK:
+            return status
     if fresh:
         if t.bytes > m.transaction_budget:
             return fail_n(E_TOO_LARGE, "the transaction keeps %lld bytes to be undone, over transaction_budget = %lld",
@@ -207,7 +253,8 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     else:
         lsn = m.log.end_lsn - 1              # below a savepoint set from now on, whose rollback then leaves the lock alone
     # From here on nothing fails.
-    t.writes += 1
+    if op != OP_LOCK:
+        t.writes += 1
     t.deadline = 0
     t.keyspaces |= <uint64_t>1 << (keyspace & 63)
     if t.last_lsn < lsn:
@@ -224,8 +271,13 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     if fresh:
         pruned = head
         head = table_push(&m.table, t, head, hash, keyspace, key, klen, LOCK_ONLY if op == OP_LOCK else 0, <char*>&entry, sizeof(MemEntry*), lsn)
+        if pruned != NULL and pruned.owner == t:
+            head.flags |= pruned.flags & COMMUTES
         if op == OP_LOCK:
             t.locks = True
+            if pruned != NULL and t.commuting and pruned.owner.commit_ts > t.snapshot:
+                head.flags |= COMMUTES
+                t.commutes = t.watched = True
         if pruned != NULL and pruned.owner.state == TXN_COMMITTED:
             prune(m, pruned)
     else:
@@ -261,7 +313,7 @@ cdef inline bint overlaps(RangeLock* r, const char* start, size_t start_len, con
 
 cdef int ranges_meet(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len, bint closed,
                      bint unbounded, Lack* lack) noexcept nogil:
-    """Whether another's deleted range is in the way of a change by t to these keys: OK; AGAIN; E_CONFLICT. Drops the locks that nobody can meet any more."""
+    # Drops, on the way, the locks that nobody can meet any more.
     cdef RangeLock** p = &m.range_locks
     cdef RangeLock* r
     while p[0] != NULL:
@@ -274,7 +326,7 @@ cdef int ranges_meet(TxnManager m, Txn* t, uint32_t keyspace, const char* start,
         if r.keyspace != keyspace or r.owner == t or not overlaps(r, start, start_len, stop, stop_len, closed, unbounded):
             continue
         if r.owner == NULL:
-            if r.commit_ts > t.snapshot:
+            if loses_to(t, r.commit_ts):
                 m.conflicts += 1
                 return fail_n(E_CONFLICT, "the key's range was deleted by a transaction that committed at %lld, after this one's snapshot at %lld",
                               <int64_t>r.commit_ts, <int64_t>t.snapshot)
@@ -332,7 +384,7 @@ cdef int range_claim(TxnManager m, Txn* t, uint32_t keyspace, const char* start,
         other = other.snap_next
     other = m.garbage
     while other != NULL and status == OK:
-        if other.commit_ts > t.snapshot:
+        if loses_to(t, other.commit_ts):
             status = changes_in(m, t, other, keyspace, start, start_len, stop, stop_len, unbounded, lack)
         other = other.writer_next
     return status
@@ -345,6 +397,7 @@ cdef RangeLock* range_lock(Txn* t, uint32_t keyspace, const char* start, size_t 
         fail(E_NOMEM, "no memory for the lock of a range")
         return NULL
     lock.owner = t
+    lock.sx = t.sx
     lock.keyspace = keyspace
     lock.start_len = <uint32_t>start_len
     lock.stop_len = <uint32_t>stop_len
@@ -355,15 +408,19 @@ cdef RangeLock* range_lock(Txn* t, uint32_t keyspace, const char* start, size_t 
     return lock
 
 
-cdef int lsm_lock_range(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
-                        Lack* lack) noexcept nogil:
+cdef int range_write(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
+                     bint unbounded, Lack* lack) noexcept nogil:
     cdef RangeLock* lock
-    cdef int status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, False, lack)
+    cdef Span span
+    cdef int status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+    if status == OK and (m.holds.count or m.first_request != NULL):
+        span_between(&span, start, start_len, stop, stop_len, unbounded)
+        status = lock_span_for_write(m, t, keyspace, &span, lack)
     if status == OK and t.id == 0:
         status = m.start_writing(t, lack)
     if status != OK:
         return status
-    lock = range_lock(t, keyspace, start, start_len, stop, stop_len, False)
+    lock = range_lock(t, keyspace, start, start_len, stop, stop_len, unbounded)
     if lock == NULL:
         return E_NOMEM
     lock.lsn = m.log.end_lsn
@@ -378,6 +435,7 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
                           bint unbounded, Lack* lack) noexcept nogil:
     cdef RangeLock* lock
     cdef Record r
+    cdef Span span
     cdef size_t logged = start_len + stop_len + RECORD_OVERHEAD
     cdef int status
     if tree.damaged:
@@ -385,6 +443,9 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     if not unbounded and compare_bytes(start, start_len, stop, stop_len) >= 0:
         return OK
     status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+    if status == OK and (m.holds.count or m.first_request != NULL):
+        span_between(&span, start, start_len, stop, stop_len, unbounded)
+        status = lock_span_for_write(m, t, keyspace, &span, lack)
     if status == OK:
         status = delete_own(m, t, tree, keyspace, start, start_len, stop, stop_len, unbounded, lack)
     if status == OK:
@@ -465,6 +526,28 @@ cdef int ranges_in(TxnManager m, Txn* t, uint32_t keyspace, Lack* lack) noexcept
             return must_wait(lack, r.owner)
         r = r.next
     return OK
+
+
+cdef bint ranges_block(TxnManager m, Txn* t, uint32_t keyspace, const Span* span, Lack* lack) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    while r != NULL:
+        if (r.keyspace == keyspace and r.owner != NULL and r.owner != t
+                and overlaps(r, span.low, span.low_len, span.high, span.high_len, span.closed, span.unbounded)):
+            must_wait(lack, r.owner)
+            return True
+        r = r.next
+    return False
+
+
+cdef int ranges_missed(TxnManager m, Txn* t, uint32_t keyspace, const Span* span) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    cdef int status = OK
+    while r != NULL and status == OK:
+        if (r.sx != NULL and r.keyspace == keyspace and r.owner != t and (r.owner != NULL or r.commit_ts > t.snapshot)
+                and overlaps(r, span.low, span.low_len, span.high, span.high_len, span.closed, span.unbounded)):
+            status = ssi_conflict(m, t.sx, r.sx, t)
+        r = r.next
+    return status
 
 
 cdef void ranges_free(TxnManager m) noexcept nogil:

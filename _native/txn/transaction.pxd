@@ -16,7 +16,8 @@ from ..index.btree cimport BTree, Need, Path, Cell
 from ..index.compaction cimport Work
 from ..index.lsm cimport LsmTree
 from ..index.sstable cimport BlockNeed
-from .versions cimport RangeLock, Txn, Version, VersionTable
+from .holds cimport HoldTable, Span
+from .versions cimport RangeLock, Sxact, Txn, Version, VersionTable
 from .clock cimport Clock
 
 cdef enum:
@@ -51,6 +52,16 @@ cdef struct Lack:
     bint log_ends               # room for the end record of a transaction
     Txn* blocker                # a row lock
     uint64_t blocker_wakes      # its count when it was met
+    int mode                    # a HoldMode: the lock that is waited for; 0: none
+    bint unqueued               # no place in the queue is taken for it
+    uint32_t keyspace
+    bint point
+    bint unbounded
+    const char* low             # the caller's bytes, or a version's of the blocker
+    const char* high
+    uint32_t low_len
+    uint32_t high_len
+    Txn* queued                 # who has a request in the queue for this operation: settle takes it out
 
 cdef enum Operation:            # what write() is to do
     OP_PUT = 1
@@ -82,10 +93,22 @@ cdef class TxnManager:
     # under the latch
     cdef VersionTable table
     cdef Clock clock
+    cdef HoldTable holds        # locks without a change, remembered reads
+    cdef Txn* first_request     # those that wait to lock something, in the order of their coming
+    cdef uint64_t tickets
+    cdef uint64_t lock_escalations
+    cdef Txn* serial_txn        # who has the place of serial execution, or is next
+    cdef Sxact* ssi_active      # serializable transactions, by age
+    cdef Sxact* ssi_active_last
+    cdef Sxact* ssi_done        # those that committed and still matter, by commit
+    cdef Sxact* ssi_done_last
+    cdef Sxact* ssi_coarse      # the first of them whose remembered reads are not summarised yet
+    cdef uint64_t ssi_conflicts, ssi_pivots, ssi_summaries, ssi_safe, ssi_false
     cdef Tree* trees            # by keyspace id
     cdef uint32_t tree_room
     cdef uint32_t next_keyspace
     cdef uint64_t next_txn
+    cdef uint64_t numbers       # transactions begun
     cdef uint64_t log_end       # where redo stands; after recovery the log's own end is what counts
     cdef bint redoing
     cdef bint read_only
@@ -108,7 +131,7 @@ cdef class TxnManager:
     cdef Txn* orphans
 
     # --- life of a transaction
-    cdef Txn* begin(self, bint read_only, int durability, int64_t lock_timeout, bint snapshot) noexcept nogil     # NULL: no memory
+    cdef Txn* begin(self, bint read_only, int durability, int64_t lock_timeout, bint snapshot, int level) noexcept nogil     # NULL: no memory
     cdef void finish(self, Txn* t) noexcept nogil              # the handle lets go of it; it must have ended
     cdef int commit(self, Txn* t) noexcept nogil               # may wait (flush); OK, E_UNKNOWN, E_TXN_CLOSED ...
     cdef int commit_begin(self, Txn* t) noexcept nogil         # its part before the flush: OK = already visible, AGAIN = flush, then commit_end
@@ -133,11 +156,8 @@ cdef class TxnManager:
 
     cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil
     cdef int claim(self, Txn* t, Version* head, bint* fresh, Lack* lack) noexcept nogil
-    cdef int catch_up(self, Txn* t, LsmTree tree, int64_t delay) noexcept nogil
     cdef uint64_t append(self, Txn* t, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
                          uint16_t flags, uint64_t blob_number) noexcept nogil
-    cdef void catalog_changed(self, Txn* t, int op, const char* before, size_t n, const char* after, uint64_t lsn) noexcept nogil
-    cdef void commit_catalog(self, Txn* t) noexcept nogil
     cdef void drop_locks(self, Txn* t) noexcept nogil
     cdef void recycle(self, Txn* t) noexcept nogil
 
@@ -147,7 +167,6 @@ cdef class TxnManager:
 
     # --- keyspaces
     cdef int readable(self, Txn* t, uint32_t keyspace) noexcept nogil
-    cdef int tree_admit(self, uint32_t keyspace) noexcept nogil
     cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil
 
 cdef inline bint row_valid(const char* row, size_t n) noexcept nogil:
@@ -157,6 +176,21 @@ cdef inline bint row_valid(const char* row, size_t n) noexcept nogil:
 cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
     l.blocker = owner
     l.blocker_wakes = owner.wakes
+    l.mode = 0
+    return AGAIN
+
+cdef inline int must_queue(Lack* l, Txn* owner, int mode, uint32_t keyspace, const Span* span) noexcept nogil:
+    l.blocker = owner
+    l.blocker_wakes = owner.wakes
+    l.mode = mode
+    l.unqueued = False
+    l.keyspace = keyspace
+    l.low = span.low
+    l.low_len = span.low_len
+    l.high = span.high
+    l.high_len = span.high_len
+    l.point = span.closed and span.low == span.high
+    l.unbounded = span.unbounded
     return AGAIN
 
 cdef void lack_init(Lack* l) noexcept nogil

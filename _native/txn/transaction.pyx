@@ -7,27 +7,30 @@ flush shared with others, then publication in log order (law 8), then garbage.  
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort as c_abort, calloc, realloc, free
-from libc.string cimport memcpy, memset
-from ..base.coding cimport get32, get64
+from libc.string cimport memset
+from ..base.coding cimport get64
 from ..base.idmap cimport idmap_init, idmap_destroy
-from ..base.latch cimport condition_broadcast, condition_init, condition_destroy, condition_wait, monotonic_micros
-from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_FULL, E_INTERRUPT, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
-                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n, fail_corrupt)
+from ..base.latch cimport condition_init, condition_destroy
+from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
+                            E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n)
 from ..log.record cimport Record, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD
 from ..log.writer cimport LAZY, OS, SYNC
 from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
 from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
-from ..index.compaction cimport Horizon, compaction_run, flush_oldest
-from ..index.pick cimport Pick, compaction_pick
 from ..index.shape cimport DEBUG
 from ..index.sstable cimport block_need_init, block_need_release, block_need_secure
-from .versions cimport (Txn, Version, VersionTable, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
+from .versions cimport (COMMUTES, SERIAL, SERIALIZABLE, SNAPSHOT, Txn, Version, VersionTable, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
-                        arena_release, hash_key, not_lock_only, version_value, select_version)
+                        arena_release, hash_key, loses_to, not_lock_only, version_key, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
-from .deadlock cimport WAIT_SLICE, wait_for, wake_waiters
+from .conflicts cimport ssi_begin, ssi_committed, ssi_ended, ssi_follows, ssi_free, ssi_precommit
+from .deadlock cimport doomed_status, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, COLLECT_OWN, collect, prune
-from .lsmops cimport lsm_commit, lsm_delete_range, lsm_horizon, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_release, wall_now
+from .holds cimport HOLD_EXCLUSIVE, HOLD_UPDATE, Span, holds_destroy, holds_init, span_of_key
+from .isolation cimport isolate_read
+from .keyspaces cimport catalog_changed, commit_catalog
+from .locks cimport dequeue, enqueue, lock_for_write, release_locks, serial_leave
+from .lsmops cimport catch_up, lsm_commit, lsm_delete_range, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_meet, ranges_release, wall_now
 from .undo cimport undo
 
 cdef extern from *:
@@ -52,7 +55,8 @@ cdef void lack_init(Lack* l) noexcept nogil:
     block_need_init(&l.blocks)
     l.log_bytes = 0
     l.log_ends = False
-    l.blocker = NULL
+    l.blocker = l.queued = NULL
+    l.mode = 0
     l.stall = NULL
     l.delay = 0
     l.held = False
@@ -79,7 +83,7 @@ cdef class TxnManager:
 
     def __cinit__(self):
         self.tree_objects = []
-        if table_init(&self.table) != OK or idmap_init(&self.memory_blobs) != 0:
+        if table_init(&self.table) != OK or holds_init(&self.holds) != OK or idmap_init(&self.memory_blobs) != 0:
             raise MemoryError("no memory for the version table")
         condition_init(&self.lsm_moved)
         condition_init(&self.lsm_delays)
@@ -91,6 +95,7 @@ cdef class TxnManager:
         cdef Txn* t
         cdef Txn* following
         cdef uint64_t i
+        ssi_free(self)
         lists[0] = self.clock.first_writer       # those of an opening that failed, or that a closing without checkpoint left,
         lists[1] = self.garbage
         for i in range(2):
@@ -115,6 +120,8 @@ cdef class TxnManager:
             free(t.arena)
             condition_destroy(&t.cond)
             free(t.savepoints)
+            free(t.request.bytes)
+            free(t.cycle)
             free(t)
         if self.memory_blobs.keys != NULL and self.memory_blobs.values != NULL:
             for i in range(self.memory_blobs.mask + 1):
@@ -122,6 +129,7 @@ cdef class TxnManager:
                     free(<void*>self.memory_blobs.values[i])
         idmap_destroy(&self.memory_blobs)
         table_destroy(&self.table)
+        holds_destroy(&self.holds)
         ranges_free(self)
         condition_destroy(&self.lsm_moved)
         condition_destroy(&self.lsm_delays)
@@ -129,15 +137,16 @@ cdef class TxnManager:
 
     # --- life of a transaction
 
-    cdef Txn* begin(self, bint read_only, int durability, int64_t lock_timeout, bint snapshot) noexcept nogil:
+    cdef Txn* begin(self, bint read_only, int durability, int64_t lock_timeout, bint snapshot, int level) noexcept nogil:
         cdef Txn* t = self.free_txns
         if t != NULL:
             self.free_txns = t.queue_next
             t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
-            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = False
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = t.no_wait = t.commuting = t.commutes = t.apart = False
             t.wall = 0
+            t.cycle_length = 0
             t.depth = 0
             t.deadline = 0
             t.queue_next = NULL
@@ -147,7 +156,12 @@ cdef class TxnManager:
                 fail(E_NOMEM, "no memory for a transaction")
                 return NULL
             condition_init(&t.cond)
+            t.holds.of = t
         t.handle = True
+        t.level = level
+        t.watched = level != SNAPSHOT
+        self.numbers += 1
+        t.number = self.numbers
         t.wakes += 1
         t.read_only = read_only
         t.durability = durability
@@ -157,10 +171,18 @@ cdef class TxnManager:
         else:
             t.snapshot = NEWEST
             t.safe_lsn = 0
+        if level == SERIALIZABLE and ssi_begin(self, t) != OK:
+            self.close_snapshot(t)
+            t.state = TXN_ABORTED
+            self.finish(t)
+            return NULL
         return t
 
     cdef void recycle(self, Txn* t) noexcept nogil:
         arena_release(&self.table, t)
+        if t.sx != NULL:
+            t.sx.txn = NULL
+            t.sx = NULL
         t.queue_next = self.free_txns
         self.free_txns = t
 
@@ -184,10 +206,17 @@ cdef class TxnManager:
         cdef int level
         if t.state != TXN_ACTIVE:
             return fail(E_TXN_CLOSED, "the transaction has ended")
+        if t.sx != NULL:
+            level = ssi_precommit(self, t)
+            if level != OK:
+                return level
         if t.id == 0:
             if t.locks:
                 self.drop_locks(t)
+            if t.sx != NULL:
+                ssi_committed(self, t)
             t.state = TXN_COMMITTED
+            release_locks(self, t)
             wake_waiters(t)
             self.close_snapshot(t)
             return OK
@@ -207,6 +236,10 @@ cdef class TxnManager:
         t.last_lsn = self.log.append(&r)
         t.commit_lsn = self.log.end_lsn
         t.state = TXN_COMMITTING
+        if t.sx != NULL:
+            ssi_committed(self, t)
+        if t.serial_place:
+            serial_leave(self, t)
         level = t.durability
         if level == LAZY:
             self.lazy_lsn = t.commit_lsn
@@ -271,7 +304,10 @@ cdef class TxnManager:
             t.blob_pid = 0
         t.blob_lsn = 0
         t.state = TXN_ABORTED
+        if t.sx != NULL:
+            ssi_ended(self, t)
         writer_leave(&self.clock, t)
+        release_locks(self, t)
         wake_waiters(t)
         self.close_snapshot(t)
         if not t.handle:
@@ -317,18 +353,6 @@ cdef class TxnManager:
         wake_waiters(t)
         return OK
 
-    cdef void commit_catalog(self, Txn* t) noexcept nogil:
-        cdef uint32_t i
-        for i in range(1, self.next_keyspace):
-            if self.trees[i].dropped_by == t:
-                if self.trees[i].state == TREE_LIVE:
-                    self.trees[i].state = TREE_DROPPING
-                    self.trees[i].drop_ts = t.commit_ts
-                    self.dropping += 1
-            elif self.trees[i].created_by != t:
-                continue
-            self.trees[i].created_by = self.trees[i].dropped_by = NULL
-
     cdef void queue_abort(self, Txn* t) noexcept nogil:
         cdef void* old
         while True:
@@ -354,7 +378,7 @@ cdef class TxnManager:
             if t.snapshot_lost:
                 return fail(E_SNAPSHOT, "old versions needed by this transaction's snapshot were dropped to keep within version_budget")
             if t.doomed:
-                return fail(t.doomed, "the transaction was chosen as the victim of a cycle of waits")
+                return doomed_status(t)
             if t.undoing:
                 return fail(E_USAGE, "a rollback to a savepoint failed half-way: the transaction can only be aborted")
             if writing and t.read_only:
@@ -365,26 +389,6 @@ cdef class TxnManager:
             if self.failed or self.log.failed:
                 self.failed = E_LOG
                 return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
-        return OK
-
-    cdef int tree_admit(self, uint32_t keyspace) noexcept nogil:
-        """Room in the table of trees for that id."""
-        cdef uint32_t room = self.tree_room if self.tree_room else 8
-        cdef Tree* grown
-        if keyspace < self.tree_room:
-            return OK
-        if keyspace >= MAX_KEYSPACES:
-            return fail_corrupt("pages.dat", -1, "a keyspace id that cannot be", MAX_KEYSPACES, keyspace)
-        while room <= keyspace:
-            room *= 2                            # a power of two, as MAX_KEYSPACES is
-        grown = <Tree*>calloc(room, sizeof(Tree))      # a large one is touched only where keyspaces are
-        if grown == NULL:
-            return fail(E_NOMEM, "no memory for the table of keyspaces")
-        if self.tree_room:
-            memcpy(grown, self.trees, self.tree_room * sizeof(Tree))
-        free(self.trees)
-        self.trees = grown
-        self.tree_room = room
         return OK
 
     cdef int writers_in(self, Txn* t, uint32_t keyspace, Lack* lack) noexcept nogil:
@@ -419,6 +423,10 @@ cdef class TxnManager:
         status = self.readable(t, keyspace)
         if status != OK:
             return status
+        if t != NULL and t.watched:
+            status = isolate_read(self, t, keyspace, key, klen, lack)
+            if status != OK:
+                return status
         if self.trees[keyspace].lsm:
             return lsm_read(self, t, <LsmTree>self.trees[keyspace].tree, key, klen, out, lack)
         status = (<BTree>self.trees[keyspace].tree).find(key, klen, &cell, &lack.need)
@@ -485,6 +493,14 @@ cdef class TxnManager:
             return lsm_delete_range(self, t, <LsmTree>e.tree, keyspace, key, klen, value, vlen, flags & RANGE_UNBOUNDED, lack)
         if e.lsm:
             return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lack)
+        if op == OP_DELETE and t != NULL and t.watched and not self.redoing:
+            status = isolate_read(self, t, keyspace, key, klen, lack)      # it says whether the key was there
+            if status != OK:
+                return status
+        if self.range_locks != NULL and not self.redoing:
+            status = ranges_meet(self, t, keyspace, key, klen, key, klen, True, False, lack)
+            if status != OK:
+                return status
         if op == OP_DELETE_BLIND:
             op = OP_DELETE
         status = (<BTree>e.tree).prepare(key, klen, vlen, &path, &cell, &lack.need)
@@ -502,10 +518,18 @@ cdef class TxnManager:
                 status = self.claim(t, head, &fresh, lack)
                 if status != OK:
                     return status
+            if t.commuting and t.sx != NULL and head != NULL and op == OP_LOCK:
+                status = ssi_follows(self, t, head)
+                if status != OK:
+                    return status
         if op == OP_DELETE and not present:
             return ABSENT
         if op == OP_LOCK and not fresh:
             return OK
+        if (self.holds.count or self.first_request != NULL) and not self.redoing:
+            status = lock_for_write(self, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, keyspace, hash, key, klen, lack)
+            if status != OK:
+                return status
         if fresh:
             image = 0 if not present else (BLOB_REF if cell.flags & VALUE_BLOB else cell.vlen)
             if t.bytes > self.transaction_budget:
@@ -529,7 +553,8 @@ cdef class TxnManager:
                 lsn = self.log.end_lsn - 1          # below a savepoint set from now on, whose rollback then leaves the lock alone
         # From here on nothing fails.
         if t != NULL:
-            t.writes += 1
+            if op != OP_LOCK:
+                t.writes += 1
             t.deadline = 0
             t.keyspaces |= <uint64_t>1 << (keyspace & 63)
             if t.last_lsn < lsn:
@@ -539,9 +564,14 @@ cdef class TxnManager:
                 before = BEFORE_ABSENT
             elif cell.flags & VALUE_BLOB:
                 before = BEFORE_BLOB
+            if head != NULL and head.owner == t:
+                before |= head.flags & COMMUTES
             if op == OP_LOCK:
                 before |= LOCK_ONLY
                 t.locks = True
+                if head != NULL and t.commuting and head.owner.commit_ts > t.snapshot:
+                    before |= COMMUTES
+                    t.commutes = t.watched = True
             pruned = head
             head = table_push(&self.table, t, head, hash, keyspace, key, klen, before, cell.value if present else NULL, image, lsn)
             if pruned != NULL and pruned.owner.state == TXN_COMMITTED:
@@ -558,7 +588,7 @@ cdef class TxnManager:
         if flags & VALUE_BLOB and t != NULL:
             t.blob_pid = t.blob_lsn = 0          # linked: it is the tree's from now on
         if keyspace == CATALOG:
-            self.catalog_changed(t, op, cell.value, cell.vlen if present else 0, value, lsn)
+            catalog_changed(self, t, op, cell.value, cell.vlen if present else 0, value, lsn)
         if op == OP_PUT:
             (<BTree>e.tree).apply_put(&path, key, klen, flags, value, vlen, lsn)
         elif head != NULL:
@@ -567,49 +597,33 @@ cdef class TxnManager:
             (<BTree>e.tree).apply_remove(&path, lsn)
         return OK
 
-    cdef void catalog_changed(self, Txn* t, int op, const char* before, size_t n, const char* after, uint64_t lsn) noexcept nogil:
-        """before: the row that was there, of n bytes as the page says; n = 0: none."""
-        cdef uint32_t row
-        if t != NULL:
-            t.catalog = True
-        if row_valid(before, n):
-            row = get32(before)
-            if row < self.next_keyspace and self.trees[row].tree != NULL:
-                self.trees[row].dropped_by = t
-                if t == NULL and self.trees[row].state == TREE_LIVE:
-                    self.trees[row].state = TREE_DROPPING
-                    self.trees[row].drop_ts = 0
-                    self.dropping += 1
-        if op == OP_PUT:
-            row = get32(after)
-            if row < self.next_keyspace:
-                self.trees[row].dropped_by = NULL
-                if t == NULL and self.trees[row].state == TREE_DROPPING:
-                    self.trees[row].state = TREE_LIVE
-                    self.dropping -= 1
-                if self.trees[row].created_by == t and self.trees[row].creation_lsn == 0:
-                    self.trees[row].creation_lsn = lsn
-
     cdef int claim(self, Txn* t, Version* head, bint* fresh, Lack* lack) noexcept nogil:
         """The row, whose newest version is `head`, for a change by t: OK, with whether it needs a version of its own; AGAIN; E_CONFLICT."""
         cdef Txn* owner = head.owner
+        cdef Span span
         fresh[0] = True
         if owner == t:
             # Redo knows no savepoints: there every change keeps its own before-image.
             fresh[0] = head.lsn <= (t.savepoints[t.depth - 1].lsn if t.depth else 0) or self.redoing
         elif owner.state == TXN_COMMITTED:
-            if owner.commit_ts > t.snapshot:
+            if loses_to(t, owner.commit_ts):
                 self.conflicts += 1
                 return fail_n(E_CONFLICT, "the key was changed by a transaction that committed at %lld, after this one's snapshot at %lld",
                               <int64_t>owner.commit_ts, <int64_t>t.snapshot)
         elif owner.state == TXN_UNKNOWN:
             return fail(E_LOG, "the key's newest change is of unknown outcome: open the database again")
-        else:
-            return must_wait(lack, owner)
+        elif owner.state != TXN_COMMITTING or t.level != SERIAL:         # of serial execution the next sees what the last has logged
+            span = span_of_key(version_key(head), head.klen)
+            must_queue(lack, owner, HOLD_EXCLUSIVE, head.keyspace, &span)
+            lack.unqueued = loses_to(t, NEWEST)                          # it loses to whoever comes first: no use in queueing
+            return AGAIN
         return OK
 
     cdef int start_writing(self, Txn* t, Lack* lack) noexcept nogil:
-        cdef int status = self.log.reserve_ends(END_BYTES)
+        cdef int status
+        if self.serial_txn != NULL and self.serial_txn != t:
+            return must_wait(lack, self.serial_txn)
+        status = self.log.reserve_ends(END_BYTES)
         if status != OK:
             lack.log_ends = True
             return status
@@ -672,13 +686,18 @@ cdef class TxnManager:
             # The latch was let go since the blocker was met: it may have ended, and its structure may serve another transaction by now.
             if blocker.wakes != lack.blocker_wakes or blocker.state in (TXN_COMMITTED, TXN_ABORTED, TXN_UNKNOWN):
                 return OK
+            status = enqueue(self, t, lack)
+            if status != OK:
+                return status
+            lack.queued = t
+            lack.held = True
             status = wait_for(self.latch, t, blocker)
             if status == E_DEADLOCK:
                 self.deadlocks += 1
             elif status == E_TIMEOUT:
                 self.timeouts += 1
             if status == OK and self.closing:
-                return fail(E_CLOSED, "the database was closed during the wait for a row lock")
+                return fail(E_CLOSED, "the database was closed during the wait for a lock")
             return status
         if n or lack.log_ends:
             lack.log_bytes = 0
@@ -686,7 +705,7 @@ cdef class TxnManager:
             return self.log.make_room(n + END_BYTES)
         if lack.stall != NULL:
             lack.stall = NULL
-            return self.catch_up(t, <LsmTree>blamed, lack.delay)
+            return catch_up(self, t, <LsmTree>blamed, lack.delay)
         if lack.blocks.table != NULL:
             lack.held = True
             return block_need_secure(self.pool, self.vfs, &lack.blocks)
@@ -699,38 +718,12 @@ cdef class TxnManager:
             return status
         return OK
 
-    cdef int catch_up(self, Txn* t, LsmTree tree, int64_t delay) noexcept nogil:
-        """Waits for an LSM-tree's background work, a little at a time so that signals are met; where no thread does that work, does a piece of it."""
-        cdef int64_t began = monotonic_micros()
-        cdef Horizon horizon
-        cdef Pick pick
-        cdef int status = OK
-        if self.failed or self.log.failed:
-            return fail(E_LOG, "the log has failed: the database refuses writes until it is opened again")
-        if self.lsm_helpless and delay == 0:
-            lsm_horizon(self, &horizon)
-            status = flush_oldest(tree, self.log, &horizon, &self.lsm_own)
-            if status == ABSENT:
-                status = OK
-                if compaction_pick(tree, False, horizon.stamps[0], horizon.now, &pick):
-                    status = compaction_run(tree, self.log, &pick, &horizon, &self.lsm_own)
-            return OK if status == ABSENT else status
-        condition_broadcast(&self.lsm_moved)
-        if delay:
-            tree.tally.slowdowns += 1
-            condition_wait(&self.lsm_delays, self.latch, delay if delay < WAIT_SLICE else WAIT_SLICE)
-            tree.tally.slowdown_micros += monotonic_micros() - began
-            return OK
-        tree.tally.stalls += 1
-        condition_wait(&self.lsm_moved, self.latch, WAIT_SLICE)
-        tree.tally.stall_micros += monotonic_micros() - began
-        if self.closing:
-            return fail(E_CLOSED, "the database was closed while a write waited for background work")
-        return tree.last_failure if tree.last_failure == E_FULL else E_INTERRUPT
-
     cdef void settle(self, Lack* lack) noexcept nogil:
         if lack.held or lack.need.pinned:
             lack.held = False
+            if lack.queued != NULL:
+                dequeue(self, lack.queued)
+                lack.queued = NULL
             need_release(self.pool, &lack.need)
             block_need_release(self.pool, &lack.blocks)
 
@@ -758,11 +751,13 @@ cdef class TxnManager:
                 self.drop_locks(t)
             if t.ranges:
                 ranges_release(self, t)
+            if t.holds.first != NULL:
+                release_locks(self, t)
             if t.waiters != NULL:
                 wake_waiters(t)
             snapshot_close(&self.clock, t)
             if t.catalog:
-                self.commit_catalog(t)
+                commit_catalog(self, t)
             if t.live == 0:
                 arena_release(&self.table, t)
                 if not t.handle:

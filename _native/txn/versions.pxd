@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp
 from ..base.latch cimport Condition
 from ..index.memtable cimport MemRange
+from .holds cimport Holder
 
 cdef enum TxnState:
     TXN_ACTIVE = 0
@@ -18,11 +19,19 @@ cdef enum TxnState:
     TXN_ABORTED = 4
     TXN_UNKNOWN = 5             # the log failed under its commit record
 
+cdef enum Level:                # isolation, as begin() takes it
+    READ_COMMITTED = 0          # each statement reads the newest committed state; changes never lose
+    SNAPSHOT = 1
+    SERIALIZABLE = 2            # a snapshot, and reads are remembered
+    LOCKING = 3                 # reads lock: the newest state, which stays
+    SERIAL = 4                  # alone among those that write
+
 cdef enum VersionFlag:
     BEFORE_ABSENT = 1           # there was no such key
     BEFORE_BLOB = 2             # the before-image is a blob reference; the version keeps the blob alive
     LEFT_GHOST = 4              # the change was a deletion: its ghost goes with this version
     LOCK_ONLY = 8               # nothing was changed: the row is locked by it, that is all
+    COMMUTES = 16               # locked for an operation that takes the newest value whatever the snapshot: reading the row ends that
 
 cdef struct Arena:
     Arena* next
@@ -46,6 +55,7 @@ cdef struct Version:
 cdef struct RangeLock:          # a range of keys of an LSM-tree that a transaction has deleted, or loads; its two keys' bytes follow
     RangeLock* next             # newest first
     Txn* owner                  # while it has not committed; NULL from then on, until no snapshot is older
+    Sxact* sx                   # of a serializable owner, for as long as it is known
     uint64_t commit_ts
     uint64_t lsn
     MemRange* range             # while a deletion is in flight: its range tombstone in the active memtable,
@@ -54,6 +64,56 @@ cdef struct RangeLock:          # a range of keys of an LSM-tree that a transact
     uint32_t start_len
     uint32_t stop_len
     bint unbounded
+
+cdef struct Conflict:           # a read-write conflict
+    Conflict* next_out          # of the same reader
+    Conflict* next_in           # of the same writer
+    Sxact* reader
+    Sxact* writer
+
+cdef struct Sxact:              # what serializable snapshot isolation knows of a transaction; see conflicts.pxd
+    Txn* txn                    # NULL once its structure has gone
+    uint64_t number             # of the transaction
+    uint64_t snapshot
+    uint64_t commit_ts          # 0: it has not committed
+    uint64_t earliest_out       # least commit timestamp of those it has a conflict out to; never: the greatest number
+    uint64_t pending            # of a read-only one: concurrent writers whose end decides whether its snapshot is safe
+    bint read_only              # declared, or committed without a change
+    bint declared               # read-only by declaration
+    bint doomed
+    bint over                   # committed or aborted
+    bint safe                   # nothing can go wrong with its snapshot: no reads are remembered
+    bint unsafe                 # something can
+    Conflict* outs
+    Conflict* ins
+    Holder reads
+    Sxact* next                 # of those active: by age; of those that committed: by commit
+    Sxact* back
+
+cdef struct Request:            # what a waiting transaction waits to lock: later ones queue behind it
+    Txn* next                   # in the order of arrival
+    uint64_t ticket             # 0: it has no place in the queue; the rest still says what the last wait was for
+    uint32_t keyspace
+    int mode                    # a HoldMode; 0: the place of serial execution, or a keyspace as a whole
+    char* bytes                 # low, then high
+    size_t room
+    uint32_t low_len
+    uint32_t high_len
+    bint point
+    bint unbounded
+
+cdef enum:
+    LONGEST_CYCLE = 16          # of what is told about one
+    LINK_KEY = 64
+
+cdef struct Link:               # of a cycle of waits: who waits for whom, and for what
+    uint64_t waiter
+    uint64_t holder
+    uint32_t keyspace
+    int mode
+    uint32_t klen               # at most LINK_KEY bytes of the key, or of the lower bound of the range
+    bint point
+    char key[64]
 
 cdef struct Savepoint:
     uint64_t lsn                # changes above it are undone by a rollback to it
@@ -64,6 +124,8 @@ cdef struct Txn:
     uint64_t safe_lsn           # a page whose mark is below holds nothing this snapshot must not see
     int64_t lock_timeout        # microseconds, negative: for ever
     int durability
+    int level                   # a Level
+    uint64_t number             # for people: given at begin
     bint read_only
     # under the latch
     uint64_t id                 # 0 until the first write
@@ -109,6 +171,18 @@ cdef struct Txn:
     int64_t deadline
     Condition cond
     Txn* orphan_next            # handles dropped without commit or abort, queued without the latch
+    Request request             # while it waits
+    bint no_wait                # E_TIMEOUT at once instead of a wait
+    bint commuting              # the operation at hand takes its row's newest value
+    bint commutes               # it has versions marked COMMUTES
+    bint apart                  # the read at hand asks for no isolation
+    bint watched                # its reads are looked after: any level but SNAPSHOT, or `commutes`
+    bint serial_place           # it has, or is about to have, the place of serial execution
+    Link* cycle                 # the cycle of waits that it was chosen to break
+    int cycle_length
+    int64_t waits_since         # monotonic, in microseconds
+    Sxact* sx                   # serializable ones
+    Holder holds                # locks on keys and ranges that it has not changed
     uint64_t wakes              # begun anew, or let rows go: who was about to wait for it looks again
 
 cdef enum:
@@ -174,6 +248,10 @@ cdef inline void not_lock_only(VersionTable* t, Version* v) noexcept nogil:
     if v.flags & LOCK_ONLY:
         v.flags &= ~LOCK_ONLY
         t.locks -= 1
+
+cdef inline bint loses_to(const Txn* t, uint64_t commit_ts) noexcept nogil:
+    """Whether a change committed at that time is in the way of one by t: first committer wins."""
+    return commit_ts > t.snapshot and not t.commuting and (t.level == SNAPSHOT or t.level == SERIALIZABLE)
 
 cdef inline bint sees(Txn* reader, uint64_t snapshot, Txn* owner) noexcept nogil:
     """Whether a reader at that snapshot sees the owner's changes (its own always)."""

@@ -58,7 +58,9 @@ def test_fields_survive_pickling():
 
     locked = pickle.loads(pickle.dumps(errors.DatabaseLocked("locked", pid=7, host="ada")))
     assert (locked.pid, locked.host) == (7, "ada")
-    assert pickle.loads(pickle.dumps(errors.DeadlockDetected("cycle", cycle=(1, 2)))).cycle == (1, 2)
+    cycle = ((1, 2, "a", "X", "key", b"k"), (2, 1, "a", "X", "key", b"j"))
+    waits = pickle.loads(pickle.dumps(errors.DeadlockDetected("cycle", cycle=cycle))).cycle
+    assert [(wait.waiter, wait.holder, wait.start) for wait in waits] == [(1, 2, b"k"), (2, 1, b"j")]
 
 
 def test_a_storage_error_is_an_oserror_with_errno_and_filename():

@@ -61,9 +61,10 @@ def test_durability_is_chosen_by_name_or_member(db, space, durability):
 @pytest.mark.parametrize(
     ("begin", "error"),
     [
-        ({"isolation": "serializable"}, enginelib.NotSupported),
         ({"isolation": "none"}, ValueError),
-        ({"deferrable": True}, enginelib.NotSupported),
+        ({"deferrable": True}, ValueError),
+        ({"deferrable": True, "isolation": "serializable"}, ValueError),
+        ({"deferrable": True, "isolation": "locking", "read_only": True}, ValueError),
         ({"durability": "full"}, ValueError),
         ({"lock_timeout": -1}, ValueError),
         ({"lock_timeout": "1"}, TypeError),
@@ -75,8 +76,11 @@ def test_wrong_arguments_begin_nothing(db, begin, error):
         db.transaction(**begin)
 
 
-def test_isolation_may_be_a_member(db):
-    db.transaction(isolation=enginelib.Isolation.SNAPSHOT).abort()
+@pytest.mark.parametrize("level", enginelib.Isolation)
+def test_isolation_may_be_a_member_or_its_name(db, level):
+    for isolation in (level, level.value):
+        with db.transaction(isolation=isolation) as txn:
+            assert txn.isolation == level.value
 
 
 def test_a_savepoint_undoes_what_an_exception_leaves_and_nothing_else(db, space):
