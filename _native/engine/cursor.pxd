@@ -12,6 +12,9 @@ cdef enum:
     LARGEST_BATCH = 512
     FIRST_BATCH = 48
 
+# The least key above all that start with the prefix; None when there is none.
+cdef bytes successor(bytes prefix)
+
 cdef class CoreCursor:
     cdef CoreTransaction txn
     cdef CoreKeyspace keyspace
@@ -51,6 +54,7 @@ cdef class CoreCursor:
     cdef int read_batch(self, int wanted, Lack* lack) noexcept
     cdef void consumed(self, Span* span) noexcept
     cdef int refill(self) except -1
+    cdef int fill(self, int wanted, Lack* lack) except -1
     cdef int bearing(self, const char** key, size_t* klen) noexcept
     cdef int seek(self, BTree tree, Path* path, Lack* lack) noexcept
     cdef int fetch_lsm(self, int wanted, Lack* lack) noexcept

@@ -190,9 +190,9 @@ cdef class CoreCursor:
 
     cdef int refill(self) except -1:
         """Fetches the next batch; the number of records in it."""
-        cdef TxnManager m = self.txn.m
         cdef Lack lack
-        cdef int status, wanted = self.batch
+        cdef int wanted = self.batch
+        cdef bint no_wait
         if self.left >= 0 and self.left < wanted:
             wanted = <int>self.left
         self.txn.ready(self.keyspace)
@@ -200,6 +200,18 @@ cdef class CoreCursor:
             self.fixed = self.txn.database.core_transaction(CoreTransaction, True)
         lack_init(&lack)
         self.txn.t.deadline = 0
+        no_wait = self.txn.t.no_wait
+        self.txn.t.no_wait = no_wait or self.no_wait
+        try:
+            return self.fill(wanted, &lack)
+        finally:
+            if self.txn.t != NULL:
+                self.txn.t.no_wait = no_wait
+
+    cdef int fill(self, int wanted, Lack* lack) except -1:
+        """The steps of refill."""
+        cdef TxnManager m = self.txn.m
+        cdef int status
         self.at = self.count = 0
         self.passed = -1
         self.halted = False
@@ -210,7 +222,7 @@ cdef class CoreCursor:
                 status = fail(E_THREAD, b"another thread reads from this scan: give each thread a scan of its own")
             if status != OK:
                 latch_unlock(m.latch)
-                raise_lacking(m, status, &lack)
+                raise_lacking(m, status, lack)
             if self.txn.t.watched:
                 statement(m, self.txn.t)
             status = m.check(self.txn.t, False)
@@ -219,20 +231,20 @@ cdef class CoreCursor:
             if status == OK:
                 status = m.readable(self.txn.t, self.keyspace.id)
             if status == OK:
-                status = self.read_batch(wanted, &lack)
+                status = self.read_batch(wanted, lack)
             self.writes = self.txn.t.writes
             if status != AGAIN and lack.held:
-                m.settle(&lack)
+                m.settle(lack)
             latch_unlock(m.latch)
             if status != AGAIN:
                 break
             self.discard()                       # rows that turned out to be in a range that another has locked
-            self.txn.obtain(&lack)
+            self.txn.obtain(lack)
         if status == ABSENT:
             self.exhausted = True
         elif status != OK:
             self.discard()
-            raise_lacking(m, status, &lack)
+            raise_lacking(m, status, lack)
         if self.count:
             self.first_batch = self.last is None
             self.last = <bytes><object>self.keys[self.count - 1]

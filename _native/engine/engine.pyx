@@ -85,6 +85,7 @@ cdef class Engine:
         self.flush_work.stop = &self.never
         self.compact_work.stop = &self.stopping
         self.log_pins = {}
+        self.predicates = {}
 
     def __dealloc__(self):
         condition_destroy(&self.wake)

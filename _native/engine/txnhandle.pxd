@@ -6,6 +6,8 @@ from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
 
 cdef enum:
+    LOOK_PLAINLY = 0
+    LOOK_APART = 1               # as a read that nothing follows from
     LOOK_NEWEST = 2              # the newest value, of a row that is locked
     LOOK_NEWEST_READING = 3      # and that is a read
 
@@ -17,6 +19,8 @@ cdef class CoreTransaction:
     cdef bint in_use                # a thread is inside an operation that let the GIL go
     cdef uint64_t ended_id
     cdef uint64_t ended_ts
+    cdef uint64_t* matches          # predicates that the change about to be made matches, that others have read
+    cdef size_t match_count
     cdef uint64_t number_           # kept when the core's structure has gone
     cdef object __weakref__
     cdef int ready(self, CoreKeyspace keyspace) except -1

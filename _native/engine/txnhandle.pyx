@@ -1,103 +1,35 @@
 """The handle of a transaction: see txnhandle.pxd."""
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_CheckExact
-from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
+from libc.stdlib cimport free
 from itertools import islice
 from ..base.latch cimport latch_enter, latch_lock, latch_try, latch_unlock
 from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_THREAD, E_TXN_CLOSED, E_USAGE, fail, raise_status
-from ..index.btree cimport BTree, Cell, Need, MAX_BATCH, need_init
+from ..index.btree cimport BTree, Cell, MAX_BATCH
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
 from ..txn.isolation cimport isolate_read, read_newest, statement
 from ..txn.lsmops cimport lsm_log_value, lsm_read_many
 from ..index.lsm cimport LsmTree
-from ..index.memtable cimport memtable_warm
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
 from ..txn.versions cimport LOCKING, Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_COMMITTING, TXN_ABORTING, TXN_ABORTED
+from .bulk cimport put_pairs
 from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
 from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .handles cimport CoreKeyspace
 from .lockview cimport name_cycle
+from .predicates cimport note_matches, predicates_on, scan_where, test_change
 from .rowlocks cimport combine_row, lock_row, range_conflict, range_lock
 from .steps cimport MAX_VALUE, to_bytes, too_long, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn
 
 cdef extern from "Python.h":
     void drop "Py_XDECREF"(PyObject*)
-    PyObject* list_item "PyList_GET_ITEM"(object, Py_ssize_t) noexcept      # borrowed
-
-cdef extern from *:
-    """
-    /* A (bytes, bytes) tuple within the limits: what put_many writes without touching another Python object. */
-    static inline int el_is_plain(PyObject* o, uint32_t max_key, uint32_t max_inline) {
-        PyObject *k, *v;
-        if (!PyTuple_CheckExact(o) || PyTuple_GET_SIZE(o) != 2) return 0;
-        k = PyTuple_GET_ITEM(o, 0); v = PyTuple_GET_ITEM(o, 1);
-        return PyBytes_CheckExact(k) && PyBytes_CheckExact(v) && (size_t)PyBytes_GET_SIZE(k) <= max_key
-            && (size_t)PyBytes_GET_SIZE(k) + (size_t)PyBytes_GET_SIZE(v) <= max_inline;
-    }
-    /* Asks the processor for item i of the list, and for the objects of an item nearer by, whose tuple has come by now. */
-    static inline void el_prefetch_pairs(PyObject* list, Py_ssize_t i, Py_ssize_t n) {
-        if (i + 8 < n) __builtin_prefetch((char*)PyList_GET_ITEM(list, i + 8) + 16);
-        if (i + 4 < n) {
-            PyObject* o = PyList_GET_ITEM(list, i + 4);
-            if (PyTuple_CheckExact(o) && PyTuple_GET_SIZE(o) == 2) {
-                char *k = (char*)PyTuple_GET_ITEM(o, 0), *v = (char*)PyTuple_GET_ITEM(o, 1);
-                __builtin_prefetch(k + 16);
-                __builtin_prefetch(v + 16);
-                __builtin_prefetch(v + 80);
-                __builtin_prefetch(v + 144);
-            }
-        }
-    }
-    #define EL_KEY(o) PyBytes_AS_STRING(PyTuple_GET_ITEM((PyObject*)(o), 0))
-    #define EL_KLEN(o) ((size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM((PyObject*)(o), 0)))
-    #define EL_VALUE(o) PyBytes_AS_STRING(PyTuple_GET_ITEM((PyObject*)(o), 1))
-    #define EL_VLEN(o) ((size_t)PyBytes_GET_SIZE(PyTuple_GET_ITEM((PyObject*)(o), 1)))
-    """
-    bint is_plain "el_is_plain"(PyObject* o, uint32_t max_key, uint32_t max_inline) noexcept nogil
-    void prefetch_pairs "el_prefetch_pairs"(object items, Py_ssize_t i, Py_ssize_t n) noexcept
-    const char* plain_key "EL_KEY"(PyObject* o) noexcept nogil
-    size_t plain_klen "EL_KLEN"(PyObject* o) noexcept nogil
-    const char* plain_value "EL_VALUE"(PyObject* o) noexcept nogil
-    size_t plain_vlen "EL_VLEN"(PyObject* o) noexcept nogil
 
 
 cdef object MISSING = object()
-
-cdef enum:
-    LOOK_PLAINLY = 0
-    LOOK_APART = 1               # as a read that nothing follows from
-
-
-cdef void warm(TxnManager m, CoreKeyspace keyspace, list work, Py_ssize_t i, Py_ssize_t n) noexcept:
-    """Latch held: looks the next keys of a batch up together, so that their cache misses overlap; what is found is not used.  An ascending load
-    has its leaf at hand already."""
-    cdef const char* p[MAX_BATCH]
-    cdef size_t k[MAX_BATCH]
-    cdef Cell cells[MAX_BATCH]
-    cdef int statuses[MAX_BATCH]
-    cdef Need unused
-    cdef PyObject* item
-    cdef int count = 0
-    if keyspace.id >= m.next_keyspace or m.trees[keyspace.id].tree == NULL:
-        return
-    if not keyspace.lsm and (<BTree>m.trees[keyspace.id].tree).streak:
-        return
-    while count < keyspace.max_batch and i + count < n:
-        item = list_item(work, i + count)
-        if not is_plain(item, keyspace.max_key, keyspace.max_inline):
-            break
-        p[count] = plain_key(item)
-        k[count] = plain_klen(item)
-        count += 1
-    if count > 1 and keyspace.lsm:
-        memtable_warm((<LsmTree>m.trees[keyspace.id].tree).active, p, k, count)
-    elif count > 1:
-        need_init(&unused)
-        (<BTree>m.trees[keyspace.id].tree).find_many(p, k, count, cells, statuses, &unused)
 
 
 @cython.no_gc_clear
@@ -105,6 +37,7 @@ cdef class CoreTransaction:
     """A transaction, used by one thread at a time; commits at the end of its `with` block, aborts on an exception."""
 
     def __dealloc__(self):
+        free(self.matches)
         if self.t != NULL and self.engine is not None and not self.engine.foreign_process():
             self.m.queue_abort(self.t)
             self.t = NULL
@@ -351,10 +284,13 @@ cdef class CoreTransaction:
 
     def scan(self, CoreKeyspace keyspace not None, start=None, stop=None, *, prefix=None, bint reverse=False, limit=None, bint keys=True,
              bint values=True, bint for_update=False, bint nowait=False, bint skip_locked=False,
-             bint snapshot=False):
+             bint snapshot=False, where=None, str granularity="predicate"):
         """An iterator over a half-open range of keys: (key, value) tuples, or keys or values alone.  for_update: each record is locked before it is given
-        out; nowait: LockTimeout where that means a wait; skip_locked: such records are passed over; snapshot: as for `get`."""
+        out; nowait: LockTimeout where that means a wait; skip_locked: such records are passed over; snapshot: as for `get`; where: a
+        predicate that they have to match; granularity: whether the predicate is what is locked or remembered, or the "index_range" that it is looked for in."""
         self.ready(keyspace)
+        if where is not None:
+            return scan_where(self, keyspace, start, stop, prefix, reverse, limit, keys, values, for_update, nowait, skip_locked, snapshot, where, granularity)
         return CoreCursor(self, keyspace, start, stop, prefix, reverse, limit, keys, values, for_update, nowait, skip_locked, snapshot)
 
     # --- writing
@@ -366,7 +302,7 @@ cdef class CoreTransaction:
         cdef const char* p = PyBytes_AS_STRING(value) if value is not None else NULL
         cdef size_t n = PyBytes_GET_SIZE(value) if value is not None else 0
         cdef char reference[BLOB_REF]
-        cdef uint64_t number = 0
+        cdef uint64_t number = 0, edition = 0
         cdef int status
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
             too_long(keyspace.max_key, key)
@@ -398,8 +334,15 @@ cdef class CoreTransaction:
             flags = VALUE_BLOB
         self.t.deadline = 0              # each operation has lock_timeout to itself
         while True:
+            if op != OP_LOCK and op != OP_DELETE_RANGE and predicates_on(m, keyspace):
+                edition = test_change(self, keyspace, key, value)
             latch_enter(&e.latch)
             status = self.still()
+            if status == OK and op != OP_LOCK and op != OP_DELETE_RANGE and predicates_on(m, keyspace):
+                if m.predicate_edition != edition:
+                    latch_unlock(&e.latch)
+                    continue
+                status = note_matches(self)
             if status == OK:
                 status = m.write(self.t, op, keyspace.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, flags, number, 0, lack)
             if status == OK:
@@ -445,59 +388,7 @@ cdef class CoreTransaction:
 
     def put_many(self, CoreKeyspace keyspace not None, pairs):
         """Sets many keys, or after an error none of them; returns how many."""
-        cdef Engine e = self.engine
-        cdef TxnManager m = self.m
-        cdef Lack lack
-        cdef int status = OK
-        cdef Py_ssize_t i, n
-        cdef list work
-        cdef PyObject* item
-        cdef int stretch, depth
-        cdef uint32_t max_key = keyspace.max_key, max_inline = keyspace.max_inline
-        self.ready(keyspace)
-        lack_init(&lack)
-        if hasattr(pairs, "items"):
-            pairs = pairs.items()
-        work = <list>pairs if PyList_CheckExact(pairs) else list(pairs)
-        i = n = 0
-        self.ready(keyspace)              # the iterable may have ended the transaction
-        self.t.deadline = 0
-        depth = self.save()
-        try:
-            while i < len(work):
-                # A stretch of plain pairs under one latch hold; whatever is special about one is left to `change`.
-                latch_enter(&e.latch)
-                n = len(work)             # the caller's own list, which another thread may change while the latch is waited for
-                warm(m, keyspace, work, i, n)
-                status = self.still()
-                stretch = 0
-                while status == OK and i < n and stretch < keyspace.max_batch:
-                    item = list_item(work, i)
-                    prefetch_pairs(work, i, n)
-                    if not is_plain(item, max_key, max_inline):
-                        break
-                    status = m.write(self.t, OP_PUT, keyspace.id, plain_key(item), plain_klen(item), plain_value(item), plain_vlen(item), 0, 0, 0, &lack)
-                    if status != OK:
-                        break
-                    i += 1
-                    stretch += 1
-                after_writes(e)
-                if status != AGAIN and lack.held:
-                    m.settle(&lack)
-                latch_unlock(&e.latch)
-                if status == AGAIN:
-                    self.obtain(&lack)
-                elif status != OK:
-                    raise_lacking(m, status, &lack)
-                elif i < n and not is_plain(list_item(work, i), max_key, max_inline):
-                    key, value = work[i]
-                    self.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
-                    i += 1
-        except BaseException:
-            self.take_back(depth)
-            raise
-        self.release(depth)
-        return i
+        return put_pairs(self, keyspace, pairs)
 
     def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):
         """Deletes every key of a half-open range that this transaction sees; returns how many, or None for an LSM keyspace, which does not look."""

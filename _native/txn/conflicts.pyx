@@ -6,6 +6,7 @@ from ..base.status cimport OK, E_CLOSED, E_INTERRUPT, E_NOMEM, E_SERIALIZATION, 
 from .clock cimport snapshot_open
 from .deadlock cimport WAIT_SLICE
 from .holds cimport (HOLD_READ, Hold, Span, hold_add, hold_drop, hold_find, hold_reshape, holds_drop_all, holds_meet_key, holds_merge, span_of_key)
+from .predset cimport predicates_drop
 from .transaction cimport TxnManager
 from .versions cimport LOCK_ONLY, TXN_ABORTED, TXN_ABORTING, Conflict, RangeLock, Sxact, Txn, Version, sees
 
@@ -40,6 +41,8 @@ cdef void forget(TxnManager m, Sxact* sx) noexcept nogil:
     while sx.ins != NULL:
         unlink_conflict(sx.ins)
     holds_drop_all(&m.holds, &sx.reads)
+    if sx.predicates:
+        predicates_drop(m, NULL, sx)
     while r != NULL:
         if r.sx == sx:
             r.sx = NULL
@@ -323,6 +326,9 @@ cdef void tell_readers(TxnManager m, Sxact* sx, bint committed) noexcept nogil:
                     r.safe = True
                     m.ssi_safe += 1
                     holds_drop_all(&m.holds, &r.reads)
+                    if r.predicates:
+                        predicates_drop(m, NULL, r)
+                        r.predicates = False
             if r.txn != NULL and (r.safe or r.unsafe):
                 condition_signal(&r.txn.cond)
         r = r.next

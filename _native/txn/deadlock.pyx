@@ -1,10 +1,10 @@
 """Row-lock waits: see deadlock.pxd."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 from ..base.latch cimport Latch, condition_wait, condition_signal, monotonic_micros
 from ..base.status cimport OK, E_CONFLICT, E_DEADLOCK, E_SERIALIZATION, E_TIMEOUT, E_INTERRUPT, fail, fail_n
-from .versions cimport LINK_KEY, LONGEST_CYCLE, Link, Txn
+from .versions cimport LINK_KEY, LONGEST_CYCLE, SERIAL, Link, Txn
 
 
 cdef void leave_queue(Txn* t) noexcept nogil:
@@ -52,7 +52,7 @@ cdef int doomed_status(const Txn* t) noexcept nogil:
         return fail(E_SERIALIZATION, "chosen to be aborted, so that it and concurrent transactions keep a serial order")
     if t.doomed == E_CONFLICT:
         return fail(E_CONFLICT, "it has read a key that its own commutative operation had changed upon a value newer than its snapshot")
-    return fail(t.doomed, "it can only be aborted")
+    return fail(t.doomed, "a predicate that it has locked raised an exception")
 
 
 cdef void note_cycle(Txn* victim, Txn* t, Txn* owner) noexcept nogil:
@@ -81,6 +81,11 @@ cdef void note_cycle(Txn* victim, Txn* t, Txn* owner) noexcept nogil:
         holder = p.waiting_for
 
 
+cdef inline uint64_t worth(const Txn* t) noexcept nogil:
+    """What would be lost with it. One that is alone in its place is worth more than any other: all who come to write wait for it."""
+    return <uint64_t>-1 if t.level == SERIAL else t.live + t.holds.count
+
+
 cdef Txn* cheapest_of_cycle(Txn* t, Txn* owner) noexcept nogil:
     """The transaction to break the cycle t -> owner -> ... -> t with, or NULL when there is none."""
     cdef Txn* p = owner
@@ -88,7 +93,7 @@ cdef Txn* cheapest_of_cycle(Txn* t, Txn* owner) noexcept nogil:
     while p != NULL and p != t:
         if p.waiting_for == NULL or p.doomed:
             return NULL
-        if p.live + p.holds.count < victim.live + victim.holds.count:
+        if worth(p) < worth(victim):
             victim = p
         p = p.waiting_for
     return victim if p == t else NULL

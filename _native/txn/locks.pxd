@@ -21,8 +21,8 @@ from .holds cimport Hold, Span
 from .transaction cimport Lack, TxnManager
 from .versions cimport Txn, Version
 
-# Before a change of, or an update lock on, one key: OK; AGAIN with who is in the way; E_SERIALIZATION. mode: HOLD_UPDATE or HOLD_EXCLUSIVE.
-cdef int lock_for_write(TxnManager m, Txn* t, int mode, uint32_t keyspace, uint64_t hash, const char* key, size_t n, Lack* lack) noexcept nogil
+# Before a change of, or an update lock on, one key: OK; AGAIN with who is in the way; E_SERIALIZATION. mode: HOLD_UPDATE or HOLD_EXCLUSIVE; own: the row is locked by t.
+cdef int lock_for_write(TxnManager m, Txn* t, int mode, bint own, uint32_t keyspace, uint64_t hash, const char* key, size_t n, Lack* lack) noexcept nogil
 # The same before a change of a whole range.
 cdef int lock_span_for_write(TxnManager m, Txn* t, uint32_t keyspace, const Span* span, Lack* lack) noexcept nogil
 # A shared lock on a key, whose newest version is `head` or NULL: OK, AGAIN, E_NOMEM.

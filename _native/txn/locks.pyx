@@ -9,6 +9,7 @@ from .deadlock cimport leads_to, wake_waiters
 from .holds cimport (HOLD_EXCLUSIVE, HOLD_READ, HOLD_SHARED, HOLD_UPDATE, Hold, Holder, Span, ends_after, hold_add, hold_drop, hold_find, hold_reshape, holds_drop_all, holds_meet,
                      holds_meet_key, span_holds, span_of_key, spans_meet)
 from .lsmops cimport ranges_block
+from .predset cimport predicates_drop, predicates_meet
 from .transaction cimport Lack, TxnManager, must_queue, must_wait
 from .versions cimport LOCK_ONLY, TXN_ABORTED, TXN_COMMITTED, TXN_COMMITTING, TXN_UNKNOWN, Request, Sxact, Txn, Version, version_key
 
@@ -26,7 +27,8 @@ cdef struct Meeting:
     Txn* t
     int mode
     Txn* blocker
-    bint covered                # by a lock of its own
+    bint own                    # it has a lock there already,
+    bint covered                # of the mode that is wanted or more
 
 
 cdef int meets(void* context, Hold* h) noexcept nogil:
@@ -38,8 +40,9 @@ cdef int meets(void* context, Hold* h) noexcept nogil:
             return ssi_overwrites(<TxnManager>meeting.manager, <Sxact*>(<Holder*>h.owner).of, t, h.coarse)
         return OK
     other = <Txn*>(<Holder*>h.owner).of
-    if other == t and h.mode >= meeting.mode:
-        meeting.covered = True
+    if other == t:
+        meeting.own = True
+        meeting.covered |= h.mode >= meeting.mode
     # Of several in the way, one that waits for this transaction is waited for first: the cycle is then found at once.
     if other != t and not compatible(h.mode, meeting.mode) and (meeting.blocker == NULL or leads_to(other, t)):
         meeting.blocker = other
@@ -57,14 +60,14 @@ cdef inline Span span_of_request(Request* r) noexcept nogil:
     return s
 
 
-cdef Txn* ahead_of(TxnManager m, Txn* t, int mode, uint32_t keyspace, const Span* span) noexcept nogil:
-    """Who came earlier, waits, and would be kept waiting longer by this lock."""
+cdef Txn* ahead_of(TxnManager m, Txn* t, int mode, uint32_t keyspace, const Span* span, const Hold* held) noexcept nogil:
+    """Who came earlier, waits, and would be kept waiting longer by this lock: not one that t keeps waiting anyway, by what it has of the span."""
     cdef Txn* w = m.first_request
     cdef Span wanted
     while w != NULL and w != t and (t.request.ticket == 0 or w.request.ticket < t.request.ticket):
         if w.request.keyspace == keyspace and not compatible(mode, w.request.mode):
             wanted = span_of_request(&w.request)
-            if spans_meet(&wanted, span) and not leads_to(w, t):
+            if spans_meet(&wanted, span) and not (held != NULL and spans_meet(&wanted, &held.span)) and not leads_to(w, t):
                 return w
         w = w.request.next
     return NULL
@@ -75,10 +78,10 @@ cdef inline void begin_meeting(Meeting* meeting, TxnManager m, Txn* t, int mode)
     meeting.t = t
     meeting.mode = mode
     meeting.blocker = NULL
-    meeting.covered = False
+    meeting.own = meeting.covered = False
 
 
-cdef int lock_for_write(TxnManager m, Txn* t, int mode, uint32_t keyspace, uint64_t hash, const char* key, size_t n, Lack* lack) noexcept nogil:
+cdef int lock_for_write(TxnManager m, Txn* t, int mode, bint own, uint32_t keyspace, uint64_t hash, const char* key, size_t n, Lack* lack) noexcept nogil:
     cdef Meeting meeting
     cdef Span span = span_of_key(key, n)
     cdef int status
@@ -87,8 +90,8 @@ cdef int lock_for_write(TxnManager m, Txn* t, int mode, uint32_t keyspace, uint6
         status = holds_meet_key(&m.holds, keyspace, hash, key, n, meets, &meeting)
         if status != OK:
             return status
-    if meeting.blocker == NULL and m.first_request != NULL:
-        meeting.blocker = ahead_of(m, t, mode, keyspace, &span)
+    if meeting.blocker == NULL and m.first_request != NULL and not own and not meeting.own:      # who has a lock goes before those that wait for it
+        meeting.blocker = ahead_of(m, t, mode, keyspace, &span, NULL)
     if meeting.blocker != NULL:
         return must_queue(lack, meeting.blocker, mode, keyspace, &span)
     return OK
@@ -100,9 +103,11 @@ cdef int lock_span_for_write(TxnManager m, Txn* t, uint32_t keyspace, const Span
     begin_meeting(&meeting, m, t, HOLD_EXCLUSIVE)
     status = holds_meet(&m.holds, keyspace, span, True, meets, &meeting)
     if status == OK and meeting.blocker == NULL and m.first_request != NULL:
-        meeting.blocker = ahead_of(m, t, HOLD_EXCLUSIVE, keyspace, span)
+        meeting.blocker = ahead_of(m, t, HOLD_EXCLUSIVE, keyspace, span, NULL)
     if status == OK and meeting.blocker != NULL:
         return must_queue(lack, meeting.blocker, HOLD_EXCLUSIVE, keyspace, span)
+    if status == OK and m.predicate_keyspaces & <uint64_t>1 << (keyspace & 63):
+        return predicates_meet(m, t, keyspace, span, lack)
     return status
 
 
@@ -135,8 +140,8 @@ cdef int lock_to_read(TxnManager m, Txn* t, uint32_t keyspace, uint64_t hash, co
         holds_meet_key(&m.holds, keyspace, hash, key, n, meets, &meeting)
         if meeting.covered:
             return OK
-    if meeting.blocker == NULL and m.first_request != NULL:
-        meeting.blocker = ahead_of(m, t, HOLD_SHARED, keyspace, &span)
+    if meeting.blocker == NULL and m.first_request != NULL and (head == NULL or head.owner != t):
+        meeting.blocker = ahead_of(m, t, HOLD_SHARED, keyspace, &span, NULL)
     if meeting.blocker != NULL:
         return must_queue(lack, meeting.blocker, HOLD_SHARED, keyspace, &span)
     if t.holds.count - t.holds.ranges >= MOST_KEYS and escalate(m, t, keyspace) != OK:
@@ -222,7 +227,7 @@ cdef int lock_span(TxnManager m, Txn* t, int mode, uint32_t keyspace, const Span
     if m.holds.locks:
         holds_meet(&m.holds, keyspace, span, mode != HOLD_SHARED, meets, &meeting)
     if meeting.blocker == NULL and m.first_request != NULL:
-        meeting.blocker = ahead_of(m, t, mode, keyspace, span)
+        meeting.blocker = ahead_of(m, t, mode, keyspace, span, hold[0])
     if meeting.blocker != NULL:
         return must_queue(lack, meeting.blocker, mode, keyspace, span)
     if hold[0] != NULL and hold_reshape(&m.holds, hold[0], span):
@@ -243,6 +248,9 @@ cdef void release_locks(TxnManager m, Txn* t) noexcept nogil:
     dequeue(m, t)
     if t.holds.first != NULL:
         holds_drop_all(&m.holds, &t.holds)
+    if t.predicates:
+        predicates_drop(m, t, NULL)
+        t.predicates = False
     if t.serial_place:
         serial_leave(m, t)
 

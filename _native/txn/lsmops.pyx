@@ -212,7 +212,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     if op == OP_LOCK and not fresh:
         return OK
     if m.holds.count or m.first_request != NULL:
-        status = lock_for_write(m, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, keyspace, hash, key, klen, lack)
+        status = lock_for_write(m, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, head != NULL and head.owner == t, keyspace, hash, key, klen, lack)
         if status != OK:
             return status
     if fresh:
@@ -413,7 +413,7 @@ cdef int range_write(TxnManager m, Txn* t, uint32_t keyspace, const char* start,
     cdef RangeLock* lock
     cdef Span span
     cdef int status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
-    if status == OK and (m.holds.count or m.first_request != NULL):
+    if status == OK and (m.holds.count or m.first_request != NULL or m.predicates != NULL):
         span_between(&span, start, start_len, stop, stop_len, unbounded)
         status = lock_span_for_write(m, t, keyspace, &span, lack)
     if status == OK and t.id == 0:
@@ -443,7 +443,7 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     if not unbounded and compare_bytes(start, start_len, stop, stop_len) >= 0:
         return OK
     status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
-    if status == OK and (m.holds.count or m.first_request != NULL):
+    if status == OK and (m.holds.count or m.first_request != NULL or m.predicates != NULL):
         span_between(&span, start, start_len, stop, stop_len, unbounded)
         status = lock_span_for_write(m, t, keyspace, &span, lack)
     if status == OK:

@@ -104,6 +104,10 @@ cdef class TxnManager:
     cdef Sxact* ssi_done_last
     cdef Sxact* ssi_coarse      # the first of them whose remembered reads are not summarised yet
     cdef uint64_t ssi_conflicts, ssi_pivots, ssi_summaries, ssi_safe, ssi_false
+    cdef void* predicates       # see predset.pxd
+    cdef uint64_t predicate_edition
+    cdef uint64_t predicate_keyspaces   # bit per keyspace id (mod 64) on which there are any
+    cdef uint64_t predicate_tests, predicate_matches
     cdef Tree* trees            # by keyspace id
     cdef uint32_t tree_room
     cdef uint32_t next_keyspace

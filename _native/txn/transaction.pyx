@@ -31,6 +31,7 @@ from .isolation cimport isolate_read
 from .keyspaces cimport catalog_changed, commit_catalog
 from .locks cimport dequeue, enqueue, lock_for_write, release_locks, serial_leave
 from .lsmops cimport catch_up, lsm_commit, lsm_delete_range, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_meet, ranges_release, wall_now
+from .predset cimport predicates_free
 from .undo cimport undo
 
 cdef extern from *:
@@ -130,6 +131,7 @@ cdef class TxnManager:
         idmap_destroy(&self.memory_blobs)
         table_destroy(&self.table)
         holds_destroy(&self.holds)
+        predicates_free(self)
         ranges_free(self)
         condition_destroy(&self.lsm_moved)
         condition_destroy(&self.lsm_delays)
@@ -144,7 +146,7 @@ cdef class TxnManager:
             t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
-            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = t.no_wait = t.commuting = t.commutes = t.apart = False
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = t.no_wait = t.commuting = t.commutes = t.apart = t.predicates = False
             t.wall = 0
             t.cycle_length = 0
             t.depth = 0
@@ -527,7 +529,8 @@ cdef class TxnManager:
         if op == OP_LOCK and not fresh:
             return OK
         if (self.holds.count or self.first_request != NULL) and not self.redoing:
-            status = lock_for_write(self, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, keyspace, hash, key, klen, lack)
+            status = lock_for_write(self, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, head != NULL and head.owner == t, keyspace, hash, key, klen,
+                                    lack)
             if status != OK:
                 return status
         if fresh:
@@ -751,7 +754,7 @@ cdef class TxnManager:
                 self.drop_locks(t)
             if t.ranges:
                 ranges_release(self, t)
-            if t.holds.first != NULL:
+            if t.holds.first != NULL or t.predicates:
                 release_locks(self, t)
             if t.waiters != NULL:
                 wake_waiters(t)

@@ -84,6 +84,7 @@ cdef struct Sxact:              # what serializable snapshot isolation knows of 
     bint over                   # committed or aborted
     bint safe                   # nothing can go wrong with its snapshot: no reads are remembered
     bint unsafe                 # something can
+    bint predicates             # some are remembered of it
     Conflict* outs
     Conflict* ins
     Holder reads
@@ -177,6 +178,7 @@ cdef struct Txn:
     bint commutes               # it has versions marked COMMUTES
     bint apart                  # the read at hand asks for no isolation
     bint watched                # its reads are looked after: any level but SNAPSHOT, or `commutes`
+    bint predicates             # it has locked some
     bint serial_place           # it has, or is about to have, the place of serial execution
     Link* cycle                 # the cycle of waits that it was chosen to break
     int cycle_length

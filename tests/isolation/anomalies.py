@@ -6,6 +6,8 @@ Bailis and others, *Highly Available Transactions* (VLDB 2013), and Fekete, O'Ne
 
 from typing import NamedTuple
 
+from enginelib.predicates import Value
+
 LEVELS = ("read_committed", "snapshot", "serializable", "locking", "serial")
 NOWHERE = frozenset()
 WEAKEST = frozenset({"read_committed"})
@@ -75,7 +77,14 @@ def delete_twenty(a):
             a.delete(key)
 
 
+def predicate_skew(name, one, other, **how):
+    """Two sessions that each look for open rooms, and change what the other's look has rested on."""
+    return Anomaly(name, ((scan(where=OPEN, **how), one), (scan(where=OPEN, **how), other)), DOORS, WEAK)
+
+
 XY = {b"x": b"0", b"y": b"0"}
+OPEN = Value[0:4] == b"open"
+DOORS = {b"a": b"open", b"b": b"shut", b"c": b"open", b"d": b"shut"}
 ROOM = {b"a": b"0", b"c": b"0", b"e": b"0"}
 
 
@@ -138,6 +147,14 @@ ANOMALIES = (
     range_skew("range write skew at the end of all", b"x", None, b"y", b"z"),
     Anomaly("range write skew by deletions", ((scan(b"a", b"d"), delete(b"a")), (scan(b"a", b"d"), delete(b"c"))), ROOM, WEAK),
     Anomaly("write skew over a delete that found nothing", ((delete(b"m"), put(b"n", b"1")), (delete(b"n"), put(b"m", b"1"))), {}, WEAK),
+    predicate_skew("predicate write skew by insertions", put(b"e", b"open"), put(b"f", b"open")),
+    predicate_skew("predicate write skew by updates into it", put(b"b", b"open"), put(b"d", b"open")),
+    predicate_skew("predicate write skew by updates out of it", put(b"a", b"shut"), put(b"c", b"shut")),
+    predicate_skew("predicate write skew by deletions", delete(b"a"), delete(b"c")),
+    predicate_skew("predicate write skew under range locks", put(b"b", b"open"), put(b"e", b"open"), granularity="index_range"),
+    Anomaly("phantom update into a predicate", ((scan(where=OPEN), scan(where=OPEN)), (put(b"b", b"open"),)), DOORS, WEAKEST),
+    Anomaly("phantom deletion from a predicate", ((scan(where=OPEN), scan(where=OPEN)), (delete(b"c"),)), DOORS, WEAKEST),
+    Anomaly("changes that a predicate does not match", ((scan(where=OPEN), scan(where=OPEN)), (put(b"b", b"barred"), put(b"e", b"shut"))), DOORS, NOWHERE),
     Anomaly("locks instead of reads", ((lock(b"x"), grow(b"x")), (lock(b"x"), grow(b"x"))), XY, NOWHERE),
     Anomaly("locks instead of reads, of an absent key", ((lock(b"z"), grow(b"z")), (lock(b"z"), grow(b"z"))), XY, NOWHERE),
     Anomaly("upgrade from reading to writing", ((get(b"x"), lock(b"x"), grow(b"x")), (get(b"x"), lock(b"x"), grow(b"x"))), XY, WEAKEST),

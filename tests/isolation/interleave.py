@@ -50,6 +50,8 @@ class Model:
         keys = [k for k in sorted(self.records) if (start is None or k >= start) and (stop is None or k < stop)]
         if how.get("reverse"):
             keys.reverse()
+        if how.get("where"):
+            keys = [key for key in keys if how["where"].matches(key, self.records[key])]
         return [(key, self.records[key]) for key in keys[: how.get("limit")]]
 
 
