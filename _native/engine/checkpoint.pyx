@@ -6,7 +6,7 @@ segments are let go of.  A failure before the superblock leaves the older image 
 from libc.stdint cimport uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
-from ..base.status cimport OK
+from ..base.status cimport OK, E_USAGE, fail
 from ..log.writer cimport SYNC
 from ..page.store cimport Superblock
 from ..txn.transaction cimport TxnManager
@@ -24,6 +24,9 @@ cdef int take_checkpoint(TxnManager m, Superblock* fields, Checkpoint* c) noexce
     cdef Buffer meta
     cdef int status
     status = meta_encode(m, lsn, &meta)
+    if status == OK and meta.keep < c.keep:
+        # Never so; a superblock that names what is gone would be a database that does not open.
+        status = fail(E_USAGE, "a checkpoint would need log that an earlier one has let go of: please report this")
     if status == OK:
         status = m.store.freeze(&image)
         if status == OK:

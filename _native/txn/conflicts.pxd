@@ -27,6 +27,8 @@ cdef inline bint ssi_tracks(const Txn* t) noexcept nogil:
 cdef int ssi_wait(TxnManager m, Txn* t) noexcept nogil
 # t has read that key (there or not), whose newest version is `head` or NULL. OK; E_SERIALIZATION; E_NOMEM.
 cdef int ssi_read_key(TxnManager m, Txn* t, uint32_t keyspace, uint64_t hash, const char* key, size_t n, Version* head) noexcept nogil
+# t, in no savepoint, has changed the key: that it has read it need not be remembered, for who changes it beside t conflicts by that.
+cdef void ssi_wrote(TxnManager m, Txn* t, uint32_t keyspace, uint64_t hash, const char* key, size_t n) noexcept nogil
 # t was not shown that version's change, and all above it.
 cdef int ssi_missed(TxnManager m, Txn* t, Version* head) noexcept nogil
 # t has read the span (and not more); `hold` is what the same cursor remembered before, or NULL, and becomes what it remembers now.

@@ -95,6 +95,8 @@ cdef bint dangerous_in(const Sxact* pivot, uint64_t third) noexcept nogil:
     """Whether a reader conflicts with the pivot in such a way that it is dangerous once a transaction that committed at `third` follows the pivot."""
     cdef Conflict* c = pivot.ins
     cdef Sxact* first
+    if third <= pivot.in_commit or third <= pivot.in_snapshot:
+        return True
     while c != NULL:
         first = c.reader
         if (not first.doomed and not (first.over and first.commit_ts == 0) and (first.commit_ts == 0 or third <= first.commit_ts)
@@ -110,6 +112,17 @@ cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noe
         return OK
     if (reader.over and (reader.commit_ts == 0 or reader.commit_ts <= writer.snapshot)) or (writer.over and (writer.commit_ts == 0 or writer.commit_ts <= reader.snapshot)):
         return OK                        # aborted, or not concurrent
+    if reader.over:
+        # It can be the first of the three only, as the writer has not committed.
+        m.ssi_conflicts += 1
+        if reader.read_only:
+            writer.in_snapshot = max(writer.in_snapshot, reader.snapshot)
+        else:
+            writer.in_commit = max(writer.in_commit, reader.commit_ts)
+        if writer.earliest_out > (reader.snapshot if reader.read_only else reader.commit_ts):
+            return OK
+        m.ssi_pivots += 1
+        return failure(m, writer, reader)
     c = reader.outs
     while c != NULL:
         if c.writer == writer:
@@ -128,7 +141,7 @@ cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noe
     if writer.commit_ts and writer.commit_ts < reader.earliest_out:
         reader.earliest_out = writer.commit_ts
     # The writer as the pivot: somebody it conflicts with has committed, first of the three.
-    if (writer.earliest_out != NEVER and (writer.commit_ts == 0 or writer.earliest_out < writer.commit_ts) and (reader.commit_ts == 0 or writer.earliest_out <= reader.commit_ts)
+    if (writer.earliest_out != NEVER and (writer.commit_ts == 0 or writer.earliest_out < writer.commit_ts)
             and (not reader.read_only or writer.earliest_out <= reader.snapshot)):
         m.ssi_pivots += 1
         if writer.commit_ts == 0:
@@ -136,15 +149,15 @@ cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noe
                 return failure(m, writer, reader)
             doom(m, writer)
             return OK
-        if reader.txn == self or reader.over:
-            return failure(m, self.sx, writer)
+        if reader.txn == self:
+            return failure(m, reader, writer)
         doom(m, reader)
         return OK
     # The reader as the pivot, the writer having committed first.
-    if writer.commit_ts and (reader.commit_ts == 0 or writer.commit_ts < reader.commit_ts) and dangerous_in(reader, writer.commit_ts):
+    if writer.commit_ts and dangerous_in(reader, writer.commit_ts):
         m.ssi_pivots += 1
-        if reader.txn == self or reader.over:
-            return failure(m, self.sx, writer)
+        if reader.txn == self:
+            return failure(m, reader, writer)
         doom(m, reader)
     return OK
 
@@ -188,6 +201,12 @@ cdef int ssi_read_key(TxnManager m, Txn* t, uint32_t keyspace, uint64_t hash, co
             return fail(E_NOMEM, "no memory for what a serializable transaction has read")
     span = span_of_key(key, n)
     return OK if hold_add(&m.holds, &sx.reads, keyspace, HOLD_READ, &span, True, hash) != NULL else E_NOMEM
+
+
+cdef void ssi_wrote(TxnManager m, Txn* t, uint32_t keyspace, uint64_t hash, const char* key, size_t n) noexcept nogil:
+    cdef Hold* h = hold_find(&m.holds, &t.sx.reads, keyspace, hash, key, n, HOLD_READ)
+    if h != NULL:
+        hold_drop(&m.holds, h)
 
 
 cdef int ssi_read_span(TxnManager m, Txn* t, uint32_t keyspace, const Span* span, Hold** hold) noexcept nogil:
@@ -246,7 +265,9 @@ cdef void judge_snapshot(TxnManager m, Sxact* sx) noexcept nogil:
             sx.unsafe = True
         other = other.back
     sx.safe = sx.pending == 0 and not sx.unsafe
-    m.ssi_safe += sx.safe
+    if sx.safe:
+        m.ssi_safe += 1
+        sx.txn.watched = sx.txn.commutes         # nothing is asked of its reads any more
 
 
 cdef int ssi_begin(TxnManager m, Txn* t) noexcept nogil:
@@ -325,6 +346,8 @@ cdef void tell_readers(TxnManager m, Sxact* sx, bint committed) noexcept nogil:
                 if r.pending == 0:
                     r.safe = True
                     m.ssi_safe += 1
+                    if r.txn != NULL:
+                        r.txn.watched = r.txn.commutes
                     holds_drop_all(&m.holds, &r.reads)
                     if r.predicates:
                         predicates_drop(m, NULL, r)

@@ -9,10 +9,14 @@ it commits after their snapshot.  It meets the locks of single keys by looking t
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from ..index.lsm cimport LsmTree
 from ..index.compaction cimport Horizon
+from ..index.memtable cimport MemEntry
 from .holds cimport Span
 from .transaction cimport Found, Lack, TxnManager
 from .versions cimport Txn, Version
 
+cdef struct InFlight:           # what the Version of a change has for a value
+    MemEntry* entry             # in the active memtable; NULL of a mere lock
+    uint64_t needed             # recovery needs the log from there for it: its record, or the first chunk of its large value
 
 # As TxnManager.read and write, for a keyspace that is an LSM-tree.
 cdef int lsm_read(TxnManager m, Txn* t, LsmTree tree, const char* key, size_t klen, Found* out, Lack* lack) noexcept nogil

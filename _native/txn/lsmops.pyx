@@ -15,7 +15,7 @@ from ..log.record cimport R_DELETE_RANGE, R_PUT_BLOB, RECORD_OVERHEAD, Record
 from ..page.layout cimport VALUE_BLOB
 from .blob cimport BLOB_CHUNK
 from .clock cimport clock_horizon
-from .conflicts cimport ssi_conflict, ssi_follows
+from .conflicts cimport ssi_conflict, ssi_follows, ssi_wrote
 from .deadlock cimport WAIT_SLICE
 from .garbage cimport prune
 from .holds cimport HOLD_EXCLUSIVE, HOLD_UPDATE, Span, span_between
@@ -55,14 +55,21 @@ cdef inline uint64_t newest_for(TxnManager m, const Txn* t) noexcept nogil:
     return t.snapshot if t != NULL and t.snapshot != <uint64_t>-1 else m.clock.visible_ts
 
 
+cdef inline InFlight in_flight_of(Version* v) noexcept nogil:
+    cdef InFlight f
+    memcpy(&f, version_value(v), sizeof(InFlight))
+    return f
+
+
 cdef inline MemEntry* entry_of(Version* v) noexcept nogil:
-    cdef MemEntry* e
-    memcpy(&e, version_value(v), sizeof(MemEntry*))
-    return e
+    return in_flight_of(v).entry
 
 
-cdef inline void set_entry(Version* v, MemEntry* e) noexcept nogil:
-    memcpy(version_value(v), &e, sizeof(MemEntry*))
+cdef inline void set_in_flight(Version* v, MemEntry* e, uint64_t needed) noexcept nogil:
+    cdef InFlight f
+    f.entry = e
+    f.needed = needed
+    memcpy(version_value(v), &f, sizeof(InFlight))
 
 
 cdef int lsm_read(TxnManager m, Txn* t, LsmTree tree, const char* key, size_t klen, Found* out, Lack* lack) noexcept nogil:
@@ -180,7 +187,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
                    uint16_t flags, uint64_t blob_number, Lack* lack) noexcept nogil:
     cdef Version* head
     cdef Version* pruned
-    cdef MemEntry* entry
+    cdef InFlight change
     cdef Entry seen
     cdef Record r
     cdef size_t logged
@@ -219,7 +226,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
         if t.bytes > m.transaction_budget:
             return fail_n(E_TOO_LARGE, "the transaction keeps %lld bytes to be undone, over transaction_budget = %lld",
                           <int64_t>t.bytes, <int64_t>m.transaction_budget)
-        status = table_reserve(&m.table, t, klen, sizeof(MemEntry*))
+        status = table_reserve(&m.table, t, klen, sizeof(InFlight))
         if status != OK:
             return status
     if op != OP_LOCK:
@@ -255,22 +262,25 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     # From here on nothing fails.
     if op != OP_LOCK:
         t.writes += 1
+        if t.sx != NULL and t.depth == 0 and t.sx.reads.first != NULL:
+            ssi_wrote(m, t, keyspace, hash, key, klen)
     t.deadline = 0
     t.keyspaces |= <uint64_t>1 << (keyspace & 63)
     if t.last_lsn < lsn:
         t.last_lsn = lsn
-    entry = NULL
+    change.entry = NULL
+    change.needed = t.blob_lsn if flags & VALUE_BLOB else lsn
     if op != OP_LOCK:
         t.lsm = True
         # A change on top of one of its own in the same savepoint takes its place; the version's entry says whether there is one.
-        entry = tree.put(key, klen, IN_FLIGHT | t.id, 0, ENTRY_PUT if op == OP_PUT else ENTRY_DELETE, value, vlen,
-                         not fresh and not head.flags & LOCK_ONLY, t.first_lsn if flags & VALUE_BLOB else lsn)
+        change.entry = tree.put(key, klen, IN_FLIGHT | t.id, 0, ENTRY_PUT if op == OP_PUT else ENTRY_DELETE, value, vlen,
+                                not fresh and not head.flags & LOCK_ONLY, change.needed)
         if flags & VALUE_BLOB:
             t.blob_lsn = 0                   # linked
         tree.tally.bytes_put += klen + vlen
     if fresh:
         pruned = head
-        head = table_push(&m.table, t, head, hash, keyspace, key, klen, LOCK_ONLY if op == OP_LOCK else 0, <char*>&entry, sizeof(MemEntry*), lsn)
+        head = table_push(&m.table, t, head, hash, keyspace, key, klen, LOCK_ONLY if op == OP_LOCK else 0, <char*>&change, sizeof(InFlight), lsn)
         if pruned != NULL and pruned.owner == t:
             head.flags |= pruned.flags & COMMUTES
         if op == OP_LOCK:
@@ -282,7 +292,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
             prune(m, pruned)
     else:
         not_lock_only(&m.table, head)
-        set_entry(head, entry)
+        set_in_flight(head, change.entry, change.needed)
     return OK
 
 
@@ -568,8 +578,8 @@ cdef int ranges_move(TxnManager m, LsmTree tree, MemTable* next) noexcept nogil:
             status = memtable_reserve(next, r.start_len, r.stop_len)
             if status == OK:
                 r.moved = memtable_put_range(next, lock_start(r), r.start_len, lock_stop(r), r.stop_len, r.unbounded, r.range.ts)
-                if r.owner.first_lsn < next.first_lsn:
-                    next.first_lsn = r.owner.first_lsn
+                if r.lsn < next.first_lsn:
+                    next.first_lsn = r.lsn
         r = r.next
     if status != OK:
         return status
@@ -655,8 +665,9 @@ cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
             free(moved)
             return status
         entries[i] = memtable_put(next, version_key(v), v.klen, e.ts, e.wall, e.kind, mem_value(e), e.vlen, False)
-        if v.owner.first_lsn < next.first_lsn:       # its chunks of large values included
-            next.first_lsn = v.owner.first_lsn
+        # Not the owner's first record: the log may have gone up to a checkpoint after that.
+        if in_flight_of(v).needed < next.first_lsn:
+            next.first_lsn = in_flight_of(v).needed
     status = ranges_move(m, tree, next)
     if status != OK:
         memtable_free(next)
@@ -666,7 +677,7 @@ cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
     while i > 0:
         i -= 1
         memtable_pop(old, version_key(moved[i]), moved[i].klen, IN_FLIGHT | moved[i].owner.id)
-        set_entry(moved[i], entries[i])
+        set_in_flight(moved[i], entries[i], in_flight_of(moved[i]).needed)
     free(moved)
     tree.seal(next, m.log.end_lsn)
     condition_broadcast(&m.lsm_moved)            # who writes it to a table

@@ -10,6 +10,7 @@ from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
 from .conflicts cimport ssi_overwrites
 from .deadlock cimport leads_to
 from .holds cimport HOLD_EXCLUSIVE, Span, span_holds, spans_meet
+from .lsmops cimport InFlight
 from .transaction cimport Lack, TxnManager, must_queue
 from .versions cimport (BEFORE_ABSENT, BEFORE_BLOB, LOCKING, LOCK_ONLY, TXN_ABORTED, TXN_ABORTING, TXN_COMMITTED, Sxact, Txn, Version, table_find, version_key,
                         version_value)
@@ -158,10 +159,12 @@ cdef int images_of_version(TxnManager m, Version* v, Images* images, Lack* lack)
 
 cdef int images_of_entry(Version* v, Images* images) noexcept nogil:
     """What an LSM-tree's key holds after a change in flight; what it held before is read by the caller. Of a committed change neither is at hand."""
+    cdef InFlight f
     cdef MemEntry* e
     if v.owner.state == TXN_COMMITTED:
         return add_image(images, v.owner.number, version_key(v), v.klen, NULL, 0, True)
-    memcpy(&e, version_value(v), sizeof(MemEntry*))
+    memcpy(&f, version_value(v), sizeof(InFlight))
+    e = f.entry
     if e.kind != ENTRY_PUT:
         return add_image(images, v.owner.number, version_key(v), v.klen, NULL, 0, False)
     return add_image(images, v.owner.number, version_key(v), v.klen, mem_value(e), e.vlen, False)

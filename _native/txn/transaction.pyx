@@ -23,7 +23,7 @@ from .versions cimport (COMMUTES, SERIAL, SERIALIZABLE, SNAPSHOT, Txn, Version, 
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
                         arena_release, hash_key, loses_to, not_lock_only, version_key, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
-from .conflicts cimport ssi_begin, ssi_committed, ssi_ended, ssi_follows, ssi_free, ssi_precommit
+from .conflicts cimport ssi_begin, ssi_committed, ssi_ended, ssi_follows, ssi_free, ssi_precommit, ssi_wrote
 from .deadlock cimport doomed_status, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, COLLECT_OWN, collect, prune
 from .holds cimport HOLD_EXCLUSIVE, HOLD_UPDATE, Span, holds_destroy, holds_init, span_of_key
@@ -558,6 +558,8 @@ cdef class TxnManager:
         if t != NULL:
             if op != OP_LOCK:
                 t.writes += 1
+                if t.sx != NULL and t.depth == 0 and t.sx.reads.first != NULL:
+                    ssi_wrote(self, t, keyspace, hash, key, klen)
             t.deadline = 0
             t.keyspaces |= <uint64_t>1 << (keyspace & 63)
             if t.last_lsn < lsn:

@@ -77,6 +77,8 @@ cdef struct Sxact:              # what serializable snapshot isolation knows of 
     uint64_t snapshot
     uint64_t commit_ts          # 0: it has not committed
     uint64_t earliest_out       # least commit timestamp of those it has a conflict out to; never: the greatest number
+    uint64_t in_commit          # of the committed ones that have a conflict out to it: greatest commit timestamp of those that wrote,
+    uint64_t in_snapshot        # and greatest snapshot of those that only read. More of them matters to nobody
     uint64_t pending            # of a read-only one: concurrent writers whose end decides whether its snapshot is safe
     bint read_only              # declared, or committed without a change
     bint declared               # read-only by declaration

@@ -5,10 +5,17 @@ import random
 import threading
 
 import pytest
+from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.base.memvfs import MemoryVfs
+from enginelib._native.engine.door import CoreDatabase, CoreKeyspace, CoreTransaction
 from enginelib._native.index.lsmdoor import TableDoor, WriterDoor
 
 import enginelib
+
+SMALL = {
+    "page_size": 4096, "cache_size": 262144, "segment_size": 65536, "log_buffer": 4096, "checkpoint_bytes": 1 << 40, "version_budget": 1 << 24,
+    "transaction_budget": 1 << 24, "durability": 2, "lazy_interval": 0.1, "lock_timeout": 0.0, "background": False,
+}  # fmt: skip
 
 
 def killed(db, path):
@@ -145,3 +152,37 @@ def test_a_scan_gets_across_more_blocks_without_a_visible_record_than_the_cache_
     assert space.stats()["table_bytes"] > 2 * db.stats()["cache"]["bytes"]
     assert list(old.scan(space, reverse=reverse)) == []
     assert len(list(space.scan(reverse=reverse))) == 8000
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("ranged", [False, True])
+def test_a_seal_asks_for_no_log_that_a_checkpoint_has_let_go_of(large, ranged):
+    """A transaction older than a checkpoint whose changes to an LSM-tree are younger: a seal moved them on as if they were as old as it is, and the next checkpoint
+    named a part of the log that was gone; after a crash the database did not open."""
+    vfs = FaultVfs()
+    db = CoreDatabase("/db", vfs=vfs, **SMALL)
+    pages = db.core_keyspace(CoreKeyspace, "pages")
+    space = db.core_keyspace(CoreKeyspace, "space", True, "lsm", {"memtable_size": 64 << 10, "table_size": 64 << 10})
+    old = db.core_transaction(CoreTransaction)
+    old.put(pages, b"old", b"1")
+    for i in range(200):
+        pages.put(b"%d" % i, bytes(1000))
+    db.checkpoint()
+    kept = db.stats()["log"]["kept_from_lsn"]
+    value = bytes(30_000) if large else b"young"
+    if ranged:
+        old.delete_range(space, b"a", b"b")
+    else:
+        old.put(space, b"young", value)
+    db.step("seal")
+    db.step("flush")
+    db.checkpoint()
+    assert db.stats()["log"]["kept_from_lsn"] >= kept
+    old.commit()
+    db.sync()
+    again = CoreDatabase("/db", vfs=vfs.crash_image(vfs.mutations, 1, "power"), **SMALL)
+    if not ranged:
+        assert again.core_keyspace(CoreKeyspace, "space").get(b"young") == value
+    assert again.core_keyspace(CoreKeyspace, "pages").get(b"old") == b"1"
+    again.abandon()
+    db.abandon()
