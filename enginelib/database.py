@@ -26,6 +26,7 @@ from enginelib.serial import Executor
 from enginelib.transaction import Transaction
 
 if TYPE_CHECKING:
+    from enginelib.commands import Call
     from enginelib.options import BeginValues, DurabilityName, IsolationName, KeyspaceOptions, OptionValues
 
 R = TypeVar("R")
@@ -251,28 +252,45 @@ class Database(CoreDatabase):
     @overload
     def procedure(self, function: P) -> P: ...
     @overload
-    def procedure(self, function: None = None, *, name: str | None = None) -> Callable[[P], P]: ...
-    def procedure(self, function: Any = None, *, name: str | None = None) -> Any:
+    def procedure(
+        self, function: None = None, *, name: str | None = None, logged: bool = False, checked: bool = False
+    ) -> Callable[[P], P]: ...
+    def procedure(
+        self, function: Any = None, *, name: str | None = None, logged: bool = False, checked: bool = False
+    ) -> Any:
         """Registers a function ``(txn, *args)`` for serial execution; a decorator.
 
         Args:
             function: what to run; it may run more than once, and should have no other lasting effect. It leaves the
                 transaction open: that is committed when it returns, aborted when it raises.
             name: what `submit` and `call` know it by; None for the function's own name.
+            logged: its calls are logged beside their changes, so that they can be repeated: see `repeat`. The
+                function may then depend on nothing but the database, its arguments, ``txn.now()`` and
+                ``txn.random()``. The arguments go through MessagePack first: a tuple arrives as a list. Needs
+                ``enginelib[replication]``.
+            checked: runs a logged procedure twice, and fails it where the second run does something else.
 
         Returns:
             The function as it is.
 
         Raises:
             TypeError: it is a generator or coroutine function.
-            ValueError: the name is taken by another.
+            ValueError: the name is taken by another; or it is to be checked and not logged.
+            ImportError: `logged` needs a package that is not installed.
         """
+        if checked and not logged:
+            raise ValueError("checked=True belongs to logged=True: only what is logged is repeated.")
         if function is None:
-            return lambda function: self._register(function, name or function.__name__)
-        return self._register(function, name or function.__name__)
+            return lambda function: self._register(function, name or function.__name__, logged, checked)
+        return self._register(function, name or function.__name__, logged, checked)
 
-    def _register(self, function: Any, name: str) -> Any:
-        self._executor.register(name, function)
+    def _register(self, function: Any, name: str, logged: bool, checked: bool) -> Any:
+        if logged:
+            from enginelib.commands import Logged
+
+            self._executor.register(name, function, Logged(name, function, checked))
+        else:
+            self._executor.register(name, function, None)
         return function
 
     def submit(self, name: str | Callable[..., R], /, *args: Any) -> Future[R]:
@@ -290,13 +308,28 @@ class Database(CoreDatabase):
             KeyError: there is no such procedure.
         """
         self.alive()
-        return self._executor.submit(name, args)
+        executor = self._executor
+        return executor.submit(executor.find(name), args)
 
     def call(self, name: str | Callable[..., R], /, *args: Any) -> R:
         """Runs a procedure and returns what it returns; as `submit`, and waits."""
-        self.alive()
-        result: R = self._executor.call(name, args)
+        executor = self._executor
+        result: R = executor.call(self, executor.find(name), args)
         return result
+
+    def repeat(self, call: Call) -> Any:
+        """Makes a logged call again, as it was: the same arguments, time and random numbers.
+
+        On a database that is as the other was before the call, it changes the same and returns the same.
+
+        Args:
+            call: from the log.
+
+        Raises:
+            KeyError: there is no such procedure.
+            ValueError: it is not registered as logged.
+        """
+        return self._executor.repeat(self, call)
 
     # ---- locks
 

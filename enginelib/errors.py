@@ -15,12 +15,13 @@ Error                             (base of all below)
     SnapshotTooOld         yes    the versions that this snapshot needs had to be given up for memory
   OutcomeUnknown           no     the log failed during commit: it may or may not be durable
   TransactionTooLarge      no     it holds more undo than ``transaction_budget``; it can be rolled back
-  UsageError               no     (base of these six) the program asks for what it must not
+  UsageError               no     (base of these seven) the program asks for what it must not
     TransactionClosed      no     a transaction, cursor or savepoint is used after its end
     DatabaseClosed         no     a database, or something that belongs to it, is used after ``close()``
     ThreadError            no     a transaction is used by two threads at the same time
     ForkError              no     a handle is used in a forked child; open the database again there
     ReadOnlyError          no     a change is asked of a read-only database or transaction
+    NotDeterministic       no     a logged procedure does something else when it is repeated
     NotSupported           no     this version cannot do it, or the files are of a newer format
   DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
   StorageError             no     the system refused a file operation, or this is no database; an ``OSError``
@@ -52,6 +53,7 @@ __all__ = [
     "ForkError",
     "LockTimeout",
     "LogWriteError",
+    "NotDeterministic",
     "NotSupported",
     "OutcomeUnknown",
     "ReadOnlyError",
@@ -207,6 +209,13 @@ class ForkError(UsageError):
 
     code = "fork_error"
     hint = "Open the database after the fork, or start workers with the 'spawn' method."
+
+
+class NotDeterministic(UsageError):
+    """A logged procedure does other things at a repetition: it depends on more than its arguments and the database."""
+
+    code = "not_deterministic"
+    hint = "Take the time from txn.now() and random numbers from txn.random(), and order sets before writing them."
 
 
 class ReadOnlyError(UsageError):

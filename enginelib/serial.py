@@ -6,6 +6,9 @@ the log. An executor thread takes what is queued, runs it, logs its commit, goes
 batch is full or the queue empty makes them all durable and visible at once; their futures are resolved after that
 (law 8).
 
+`call` runs a procedure in the caller's own thread while nobody else is inside one, and by way of the executor
+otherwise.
+
 Invariants: procedures run in the order of `submit`. Each sees all before it, those of its own batch included, whose
 commits are not visible to others yet. No future is resolved before its commit is as durable as asked, nor one that
 failed before what it may have read is.
@@ -18,20 +21,33 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from enginelib.errors import DatabaseClosed, TransactionAborted, UsageError
-from enginelib.options import Isolation
+from enginelib._native.engine.door import BUSY
+from enginelib.errors import DatabaseClosed, TransactionAborted
 from enginelib.retry import refuse_deferred
 from enginelib.transaction import Transaction
 
 if TYPE_CHECKING:
+    from enginelib.commands import Call, Logged
     from enginelib.database import Database
 
-Procedure = Callable[..., Any]
 BATCH = 256
 ATTEMPTS = 20
-LEVEL = Isolation.SERIAL.level
+
+
+class Procedure(NamedTuple):
+    """What is known of a procedure.
+
+    Attributes:
+        function: as it was registered.
+        body: what to run: the function, or what logs its calls.
+        transaction_class: what to run it with.
+    """
+
+    function: Callable[..., Any]
+    body: Callable[..., Any]
+    transaction_class: type[Transaction]
 
 
 class Executor:
@@ -39,40 +55,38 @@ class Executor:
 
     def __init__(self, database: Database) -> None:
         self._database = weakref.ref(database)
-        self._procedures: dict[str, Procedure] = {}
+        self._by_name: dict[str, Procedure] = {}
+        self._by_id: dict[int, Procedure] = {}
         self._queue: deque[tuple[Procedure, tuple[Any, ...], Future[Any]]] = deque()
         self._wanted = threading.Condition()
         self._thread: threading.Thread | None = None
         self._idle = True
-        self._alone = threading.Lock()
         self.closed = False
 
-    def register(self, name: str, function: Procedure) -> None:
+    def register(self, name: str, function: Callable[..., Any], logged: Logged | None) -> None:
         """Makes a function known by a name."""
         refuse_deferred(function)
-        if self._procedures.setdefault(name, function) is not function:
+        made = Procedure(function, logged or function, logged.transaction_class if logged else Transaction)
+        if self._by_name.setdefault(name, made).function is not function:
             raise ValueError(
                 f"There is a procedure {name!r} already; give this one another name: @db.procedure(name=...)."
             )
+        self._by_id[id(function)] = made
 
-    def find(self, name: str | Procedure) -> Procedure:
-        """Returns a registered function, by its name or itself."""
+    def find(self, name: str | Callable[..., Any]) -> Procedure:
+        """Returns a procedure by its name or its function."""
+        found = self._by_name.get(name) if isinstance(name, str) else self._by_id.get(id(name))
+        if found is not None:
+            return found
         if callable(name):
-            for function in self._procedures.values():
-                if function is name:
-                    return name
             raise KeyError(f"{name!r} is no procedure of this database; register it by @db.procedure")
-        try:
-            return self._procedures[name]
-        except KeyError:
-            there = ", ".join(repr(other) for other in self._procedures) or "none"
-            raise KeyError(f"no procedure named {name!r}; there are {there}") from None
+        there = ", ".join(repr(other) for other in self._by_name) or "none"
+        raise KeyError(f"no procedure named {name!r}; there are {there}")
 
-    def submit(self, name: str | Procedure, args: tuple[Any, ...]) -> Future[Any]:
+    def submit(self, procedure: Procedure, args: tuple[Any, ...]) -> Future[Any]:
         """Queues a call."""
-        function = self.find(name)
         future: Future[Any] = Future()
-        self._queue.append((function, args, future))
+        self._queue.append((procedure, args, future))
         if self._idle:
             with self._wanted:
                 if self.closed:
@@ -123,28 +137,29 @@ class Executor:
             return
         batch = Batch(database)
         while self._queue and len(batch.done) < BATCH:
-            function, args, future = self._queue.popleft()
+            procedure, args, future = self._queue.popleft()
             if future.set_running_or_notify_cancel():
-                batch.run(function, args, future)
+                batch.run(procedure, args, future)
         batch.settle()
 
-    def call(self, name: str | Procedure, args: tuple[Any, ...]) -> Any:
-        """Runs a procedure in the caller's thread where nobody else wants to run one; else as one of a batch."""
-        function = self.find(name)
-        if getattr(_here, "running", False):
-            raise UsageError(
-                f"{function.__name__}() was called by db.call() from within a procedure; call the function itself, "
-                "with the procedure's transaction."
-            )
-        database = self._database()
-        if self._queue or not self._alone.acquire(blocking=False):
-            return self.submit(function, args).result()
-        try:
-            if database is None:
-                raise DatabaseClosed("The database is closed.")
-            return run_alone(database, function, args)
-        finally:
-            self._alone.release()
+    def call(self, database: Database, procedure: Procedure, args: tuple[Any, ...]) -> Any:
+        """Runs a procedure in the caller's thread where nobody else is inside one; else as one of a batch."""
+        if not self._queue:
+            try:
+                value = database.run_procedure(procedure.transaction_class, procedure.body, args)
+            except TransactionAborted:
+                return run_alone(database, procedure, args)
+            if value is not BUSY:
+                return value
+        return self.submit(procedure, args).result()
+
+    def repeat(self, database: Database, call: Call) -> Any:
+        """Makes a logged call again, in the caller's thread."""
+        procedure = self.find(call.name)
+        repeated = getattr(procedure.body, "repeated", None)
+        if repeated is None:
+            raise ValueError(f"Procedure {call.name!r} is not registered as logged here: @db.procedure(logged=True).")
+        return run_alone(database, procedure._replace(body=repeated(call)), ())
 
 
 class Batch:
@@ -156,25 +171,20 @@ class Batch:
         self.logged: list[Transaction] = []
         self.failure: BaseException | None = None
 
-    def run(self, function: Procedure, args: tuple[Any, ...], future: Future[Any]) -> None:
+    def run(self, procedure: Procedure, args: tuple[Any, ...], future: Future[Any]) -> None:
+        """Runs one; its future is told in `settle`."""
         try:
-            value = self.attempt(function, args) if self.logged else None
-            if value is None:
-                # Nothing of this thread is on its way now, so nobody it may have to wait for waits for that.
-                value = [run_alone(self.database, function, args, self.logged)]
-            self.done.append((future, value[0], None))
+            try:
+                value = self.database.run_procedure(
+                    procedure.transaction_class, procedure.body, args, True, self.logged
+                )
+            except TransactionAborted:
+                # It would have had to wait for somebody, who may be waiting for a commit of this batch.
+                self.complete()
+                value = run_alone(self.database, procedure, args, self.logged)
+            self.done.append((future, value, None))
         except BaseException as error:  # it is the caller's to see
             self.done.append((future, None, error))
-
-    def attempt(self, function: Procedure, args: tuple[Any, ...]) -> list[Any] | None:
-        """Runs it upon commits that are not visible yet; None where it would have to wait for anyone."""
-        txn: Transaction | None = None
-        try:
-            txn = self.database.core_transaction(Transaction, False, -1, -1.0, LEVEL, False, True)
-            return [execute(txn, function, args, self.logged)]
-        except TransactionAborted:
-            self.complete()
-            return None
 
     def complete(self) -> None:
         """Makes visible what is logged. The newest first: its sync covers the others."""
@@ -196,36 +206,14 @@ class Batch:
                 future.set_exception(error)
 
 
-def execute(
-    txn: Transaction, function: Procedure, args: tuple[Any, ...], logged: list[Transaction] | None = None
-) -> Any:
-    """Runs a procedure and commits it, or leaves the end of that to the batch; aborts it on an error."""
-    _here.running = True
-    try:
-        value = function(txn, *args)
-        if txn.state != "active":
-            raise UsageError("A procedure leaves its transaction open: it is committed when the function returns.")
-        if logged is None:
-            txn.commit()
-        elif txn.commit_later():
-            logged.append(txn)
-        return value
-    except BaseException:
-        txn.abort()
-        raise
-    finally:
-        _here.running = False
-
-
 def run_alone(
-    database: Database, function: Procedure, args: tuple[Any, ...], logged: list[Transaction] | None = None
+    database: Database, procedure: Procedure, args: tuple[Any, ...], logged: list[Transaction] | None = None
 ) -> Any:
     """Runs a procedure with all the waiting it takes; again where a cycle of waits had to be broken."""
     attempt = 1
     while True:
         try:
-            txn: Transaction = database.core_transaction(Transaction, False, -1, -1.0, LEVEL)
-            return execute(txn, function, args, logged)
+            return database.run_procedure(procedure.transaction_class, procedure.body, args, True, logged)
         except TransactionAborted:
             if attempt == ATTEMPTS:
                 raise
@@ -241,6 +229,3 @@ def _serve(reference: weakref.ref[Executor]) -> None:
         if executor.wait():
             executor.run_batch()
         del executor
-
-
-_here = threading.local()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
@@ -11,11 +12,26 @@ from enginelib.keyspace import Keyspace
 from enginelib.mapping import Bound, Pairs, RangeMapping, bounds, pairs_of
 
 if TYPE_CHECKING:
+    from random import Random
+
     from enginelib._native.engine.door import Buffer
     from enginelib.database import Database
     from enginelib.options import KeyspaceOptions
 
 MISSING: Any = object()
+MICRO = 1e-6
+
+
+class Supplied:
+    """What a transaction is told by `Transaction.now` and `Transaction.random`."""
+
+    __slots__ = ("changes", "now", "numbers", "seed")
+
+    def __init__(self, now: int, seed: int) -> None:
+        self.now = now
+        self.seed = seed
+        self.numbers: Random | None = None
+        self.changes: list[tuple[Any, ...]] = []
 
 
 class Transaction(Commuting):
@@ -79,6 +95,33 @@ class Transaction(Commuting):
         """
         made: Keyspace = super().create_keyspace(Keyspace, name, backend, dict(options))
         return made
+
+    def now(self) -> float:
+        """Returns the time, in seconds since 1970; the same throughout the transaction.
+
+        Successive transactions never see it go back while the database is open. In a logged procedure it is part of
+        the logged call, so that a repetition sees the same.
+        """
+        return self._told().now * MICRO
+
+    def random(self) -> Random:
+        """Returns a generator of random numbers, the transaction's own.
+
+        In a logged procedure its seed is part of the logged call, so that a repetition draws the same numbers. It is
+        no source of secrets.
+        """
+        told = self._told()
+        if told.numbers is None:
+            from random import Random  # not before it is wanted: it takes a while
+
+            told.numbers = Random(told.seed)
+        return told.numbers
+
+    def _told(self) -> Supplied:
+        told: Supplied | None = self.supplied
+        if told is None:
+            told = self.supplied = Supplied(self.wall_micros(), int.from_bytes(os.urandom(8), "little"))
+        return told
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

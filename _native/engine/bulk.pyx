@@ -113,7 +113,7 @@ cdef Py_ssize_t put_pairs(CoreTransaction x, CoreKeyspace keyspace, pairs) excep
             warm(m, keyspace, work, i, n)
             status = x.still()
             stretch = 0
-            tested = predicates_on(m, keyspace)        # then each is, by `change`
+            tested = predicates_on(m, keyspace) or len(e.covers) > 0        # then each is, by `change`
             while status == OK and not tested and i < n and stretch < keyspace.max_batch:
                 item = list_item(work, i)
                 prefetch_pairs(work, i, n)

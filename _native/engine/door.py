@@ -2,6 +2,9 @@
 from .build import build_info
 from .cursor import CoreCursor
 from .handles import CoreDatabase, CoreKeyspace
+from .procedures import busy
 from .txnhandle import CoreTransaction
 
-__all__ = ["CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "build_info"]
+BUSY = busy()
+
+__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "build_info"]

@@ -2,9 +2,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
-__all__ = ["CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "build_info"]
+__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "build_info"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview     # for annotations: it does not exist at run time
+
+BUSY: object        # what run_procedure returns where another thread is inside a procedure
 
 class CoreDatabase:
     """An open database. Options are keyword arguments, already validated by ``enginelib.options``:
@@ -30,6 +32,9 @@ class CoreDatabase:
     def rename_keyspace(self, old: str, new: str) -> None: ...
     def core_transaction(self, cls: type, read_only: bool = False, durability: int = -1, lock_timeout: float = -1.0, isolation: int = 1,
                          deferrable: bool = False, batch: bool = False) -> Any: ...
+    # function(transaction, *args) in a serial transaction, and its commit; with `logged`, one that is logged only is added to that list
+    def run_procedure(self, cls: type, function: Callable[..., Any], args: tuple[Any, ...], wait: bool = False,
+                      logged: list[Any] | None = None) -> Any: ...
     def core_transaction_plain(self) -> Any: ...       # a read-only transaction of the core's own class
     def checkpoint(self) -> None: ...
     def sync(self) -> None: ...                        # makes everything committed so far durable
@@ -39,6 +44,7 @@ class CoreDatabase:
     # tests with background=False: "checkpoint", "lazy", "prepare", "gc"; of LSM-trees "seal", "flush", "compact", "settle": whether there was something to do
     def step(self, what: str) -> bool | None: ...
     def lock_rows(self, limit: int) -> list[tuple[int, str, int | None, str, str, bytes, bytes | None, bool]]: ...
+    def remembered_covers(self) -> int: ...            # of how many transactions the ranges that stand for predicates are known (tests)
     def remembered_predicates(self) -> int: ...        # how many objects of predicates are held (tests)
     def wait_rows(self) -> list[tuple[int, int, int | None, str, str, bytes, bytes | None, float]]: ...
     def log_records(self, start_lsn: int = 0) -> Iterator[dict[str, Any]]: ...
@@ -93,6 +99,9 @@ class CoreTransaction:
     def write_conflict(self, keyspace: CoreKeyspace, start: Buffer | None = None, stop: Buffer | None = None) -> None: ...
     # puts function(newest value or None) unless that is None; reads: the caller learns something by it
     def combine(self, keyspace: CoreKeyspace, key: Buffer, function: Callable[[bytes | None], Buffer | None], reads: bool = False) -> None: ...
+    supplied: Any                                       # its time and random numbers
+    def log_call(self, now: int, seed: int, name: bytes, args: bytes) -> None: ...     # beside its changes, if there are any
+    def wall_micros(self) -> int: ...                   # the wall clock as commits have it: it never goes back
     def commit(self) -> None: ...
     def commit_later(self) -> bool: ...                 # logs the commit; whether complete() has to be called
     def complete(self) -> None: ...

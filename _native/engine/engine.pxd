@@ -35,6 +35,7 @@ cdef class Engine:
     cdef uint64_t fork_count            # of the process that opened it
     cdef int lock_handle
     cdef readonly object recovery       # what recovery did, a dict
+    cdef dict covers                    # number of a transaction -> (keyspace id, start, stop, predicate) of its ranges that stand for predicates
     cdef dict predicates                # number -> object, of those locked or remembered, and for a while of others
     cdef uint64_t predicate_numbers
     cdef dict log_pins                  # token -> LSN from which the log must stay

@@ -86,6 +86,7 @@ cdef class Engine:
         self.compact_work.stop = &self.stopping
         self.log_pins = {}
         self.predicates = {}
+        self.covers = {}
 
     def __dealloc__(self):
         condition_destroy(&self.wake)

@@ -11,7 +11,9 @@ cdef class CoreDatabase:
     cdef readonly Engine engine
     cdef readonly str path
     cdef readonly bint closed
+    cdef unsigned long procedure_thread     # see procedures.pxd
     cdef object __weakref__
+    cdef object begin_transaction(self, type cls, bint read_only, int durability, double lock_timeout, int isolation, bint deferrable, bint batch)
     cpdef int alive(self) except -1
 
 cdef class CoreKeyspace:

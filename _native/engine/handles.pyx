@@ -14,6 +14,7 @@ from .lockview cimport lock_rows, wait_rows
 from .lsmface cimport lsm_compact, lsm_stats, lsm_step
 from .lsmingest cimport ingest
 from .predicates cimport predicates_on
+from .procedures cimport run_serially
 from .rowlocks cimport take_place, wait_until_safe
 from .steps cimport to_bytes, too_long, raise_lacking, obtain_for, shelter_value, commit_txn, end_quietly
 from .txnhandle cimport CoreTransaction
@@ -72,6 +73,9 @@ cdef class CoreDatabase:
                          bint batch=False):
         """Begins a transaction at the newest snapshot; `cls` is CoreTransaction or a subclass of it.  deferrable: a serializable one that only reads waits for a
         snapshot with which nothing can go wrong; batch: a serial one sees commits that are on their way to visibility, and waits for nobody."""
+        return self.begin_transaction(cls, read_only, durability, lock_timeout, isolation, deferrable, batch)
+
+    cdef object begin_transaction(self, type cls, bint read_only, int durability, double lock_timeout, int isolation, bint deferrable, bint batch):
         cdef CoreTransaction x
         cdef Engine e = self.engine
         if self.closed or e.closing or e.foreign_process():
@@ -100,6 +104,10 @@ cdef class CoreDatabase:
         elif deferrable:
             wait_until_safe(x)
         return x
+
+    def run_procedure(self, type cls, function, tuple args, bint wait=False, list logged=None):
+        """function(transaction, *args) in a serial transaction of its own, where no other thread is inside a procedure or `wait` says so: see procedures.pxd."""
+        return run_serially(self, cls, function, args, wait, logged)
 
     def core_transaction_plain(self):
         """A read-only transaction of the core's own class."""
@@ -233,6 +241,10 @@ cdef class CoreDatabase:
     def remembered_predicates(self):
         """How many objects of predicates are held, for tests: those in use, and some that are not let go of yet."""
         return len(self.engine.predicates)
+
+    def remembered_covers(self):
+        """Of how many transactions the ranges that stand for predicates are known, for tests."""
+        return len(self.engine.covers)
 
     def wait_rows(self):
         """(waiter, holder, keyspace id, mode, kind, start, stop, seconds) of those that wait."""

@@ -19,3 +19,5 @@ cdef int note_matches(CoreTransaction x) noexcept
 # An iterator over the records that match.
 cdef object scan_where(CoreTransaction x, CoreKeyspace keyspace, start, stop, prefix, bint reverse, limit, bint keys, bint values, bint for_update, bint nowait,
                        bint skip_locked, bint apart, where, str granularity)
+# Counts a conflict with a range that stands for a predicate (granularity="index_range"), and whether neither image of the record matches it.
+cdef int judge_met(CoreTransaction x, CoreKeyspace keyspace, bytes key, bytes after) except -1

@@ -10,7 +10,7 @@ from ..txn.deadlock cimport doom
 from ..txn.holds cimport HOLD_EXCLUSIVE, HOLD_SHARED, HOLD_UPDATE, Span, span_of_key
 from ..txn.isolation cimport statement
 from ..txn.lsmops cimport ranges_block, ranges_missed
-from ..txn.predset cimport (Image, Images, Predicate, images_of_others, predicate_add, predicate_find, predicate_grant, predicate_keeps_out, predicates_for,
+from ..txn.predset cimport (Image, Images, Predicate, images_of_others, predicate_add, predicate_find, predicate_grant, predicate_keeps_out, predicates_for, covers_of,
                             sxact_numbered, writer_numbered)
 from ..txn.transaction cimport OP_LOCK, Lack, TxnManager, lack_init, must_queue
 from ..txn.versions cimport LOCKING, READ_COMMITTED, TXN_COMMITTED, Sxact, Txn
@@ -24,6 +24,7 @@ import logging
 
 cdef enum:
     AT_ONCE = 64                 # predicates tested in one round without another look at the set
+    MOST_COVERS = 256            # ranges of one transaction that are known to stand for predicates
 
 cdef object logger = logging.getLogger("enginelib")
 cdef object MISSING = object()
@@ -161,6 +162,50 @@ cdef int prune(Engine e) except -1:
         latch_unlock(&e.latch)
         if gone and number < e.predicate_numbers:
             e.predicates.pop(number, None)
+    return 0
+
+
+cdef int add_cover(CoreTransaction x, CoreKeyspace keyspace, predicate, bytes low, bytes high) except -1:
+    cdef Engine e = x.engine
+    cdef bint gone
+    cdef list mine = e.covers.setdefault(x.t.number, [])
+    if len(mine) < MOST_COVERS:
+        mine.append((keyspace.id, low, high, predicate))
+    if len(e.covers) % 64 == 0:
+        for number in list(e.covers):
+            latch_enter(&e.latch)
+            gone = x.t == NULL or number != x.t.number and not covers_of(x.m, number)
+            latch_unlock(&e.latch)
+            if gone:
+                e.covers.pop(number, None)
+    latch_enter(&e.latch)
+    if x.t != NULL and x.t.sx != NULL:
+        x.t.sx.covers = True
+    elif x.t != NULL:
+        x.t.covers = True
+    latch_unlock(&e.latch)
+    return 0
+
+
+cdef int judge_met(CoreTransaction x, CoreKeyspace keyspace, bytes key, bytes after) except -1:
+    cdef TxnManager m = x.m
+    cdef uint64_t number = x.t.met
+    cdef bint stands = False, fitting = False
+    x.t.met = 0
+    for where, low, high, predicate in x.engine.covers.get(number, ()):
+        if where != keyspace.id or key < low or (high is not None and key >= high):
+            continue
+        stands = True
+        try:
+            before = keyspace.get(key)
+            if (after is not None and predicate.matches(key, after)) or (before is not None and predicate.matches(key, before)):
+                fitting = True
+                break
+        except Exception:
+            logger.exception("a predicate raised where a conflict with the range that stands for it was counted")
+            fitting = True
+    m.range_conflicts += stands
+    m.range_false += stands and not fitting
     return 0
 
 
@@ -379,6 +424,8 @@ cdef object scan_where(CoreTransaction x, CoreKeyspace keyspace, start, stop, pr
         number = add_predicate(x, keyspace, where, &span, for_update)
         settle_others(x, keyspace, where, &span, number, for_update)
         locked = True
+    elif not apart and not skip_locked and granularity == "index_range" and (x.t.level == LOCKING or ssi_tracks(x.t)):
+        add_cover(x, keyspace, where, low, high)
     matching.lock = for_update and not (locked and x.t.level == LOCKING)
     matching.cursor = CoreCursor(x, keyspace, low, high, None, reverse, None, True, True, False, False, False, apart or locked or skip_locked)
     return matching

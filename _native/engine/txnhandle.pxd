@@ -22,6 +22,7 @@ cdef class CoreTransaction:
     cdef uint64_t* matches          # predicates that the change about to be made matches, that others have read
     cdef size_t match_count
     cdef uint64_t number_           # kept when the core's structure has gone
+    cdef public object supplied     # its time and random numbers: see enginelib.commands
     cdef object __weakref__
     cdef int ready(self, CoreKeyspace keyspace) except -1
     cdef int idle(self) except -1

@@ -21,7 +21,8 @@ from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .handles cimport CoreKeyspace
 from .lockview cimport name_cycle
-from .predicates cimport note_matches, predicates_on, scan_where, test_change
+from .procedures cimport log_call, wall_clock
+from .predicates cimport judge_met, note_matches, predicates_on, scan_where, test_change
 from .rowlocks cimport combine_row, lock_row, range_conflict, range_lock
 from .steps cimport MAX_VALUE, to_bytes, too_long, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn
 
@@ -303,6 +304,7 @@ cdef class CoreTransaction:
         cdef size_t n = PyBytes_GET_SIZE(value) if value is not None else 0
         cdef char reference[BLOB_REF]
         cdef uint64_t number = 0, edition = 0
+        cdef bint judged = False
         cdef int status
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>keyspace.max_key:
             too_long(keyspace.max_key, key)
@@ -350,6 +352,11 @@ cdef class CoreTransaction:
             if status != AGAIN and lack.held:
                 m.settle(lack)
             latch_unlock(&e.latch)
+            if self.t != NULL and self.t.met:
+                if not judged:
+                    judge_met(self, keyspace, key, value)
+                judged = True
+                self.t.met = 0
             if status == OK or status == ABSENT:
                 self.t.deadline = 0
                 return status
@@ -467,6 +474,14 @@ cdef class CoreTransaction:
     def combine(self, CoreKeyspace keyspace not None, key, function, bint reads=False):
         """Puts function(value or None) of the newest value of a key, whatever the snapshot, or leaves it where that is None.  reads: the outcome tells something."""
         combine_row(self, keyspace, to_bytes(key, "key"), function, reads)
+
+    def log_call(self, now, seed, bytes name not None, bytes args not None):
+        """Logs the call of a procedure beside the changes of the transaction, if there are any.  now: microseconds; seed: 64 bits."""
+        log_call(self, now, seed, name, args)
+
+    def wall_micros(self):
+        """The wall clock as commits have it, which never goes back, in microseconds."""
+        return wall_clock(self)
 
     # --- ending
 

@@ -70,7 +70,8 @@ def stats(CoreDatabase db):
                          "commits": m.commits, "aborts": m.aborts, "conflicts": m.conflicts, "deadlocks": m.deadlocks, "timeouts": m.timeouts},
         "isolation": {"locks": m.holds.locks, "remembered_reads": m.holds.count - m.holds.locks, "bytes": m.holds.bytes, "escalations": m.lock_escalations,
                       "rw_conflicts": m.ssi_conflicts, "dangerous_structures": m.ssi_pivots, "summaries": m.ssi_summaries, "false_by_summary": m.ssi_false,
-                      "safe_snapshots": m.ssi_safe, "predicate_tests": m.predicate_tests, "predicate_matches": m.predicate_matches, "serializable_committed": ssi_kept(m)},
+                      "safe_snapshots": m.ssi_safe, "predicate_tests": m.predicate_tests, "predicate_matches": m.predicate_matches,
+                      "range_conflicts": m.range_conflicts, "range_false": m.range_false, "serializable_committed": ssi_kept(m)},
         "recovery": dict(e.recovery),
     }
 

@@ -17,6 +17,7 @@ ROWS = (
     ("checkpoint", R_CHECKPOINT, F_A | F_B),
     ("edit", R_EDIT, F_TXN | F_KEYSPACE | F_VALUE),
     ("delete_range", R_DELETE_RANGE, F_TXN | F_KEYSPACE | F_A | F_KEY | F_VALUE),
+    ("call", R_CALL, F_TXN | F_A | F_B | F_KEY | F_VALUE),
 )
 # What `a` and `b` mean to people, per type.
 MEANING = {
@@ -27,6 +28,7 @@ MEANING = {
     "end": ("next_lsn", None),
     "checkpoint": ("generation", "checkpoint_lsn"),
     "delete_range": ("unbounded", None),
+    "call": ("wall_micros", "seed"),
 }
 FIELD_NAMES = ((F_TXN, "txn"), (F_KEYSPACE, "keyspace"), (F_A, "a"), (F_B, "b"), (F_KEY, "key"), (F_VALUE, "value"))
 

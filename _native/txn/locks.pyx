@@ -37,6 +37,8 @@ cdef int meets(void* context, Hold* h) noexcept nogil:
     cdef Txn* other
     if h.mode == HOLD_READ:
         if meeting.mode == HOLD_EXCLUSIVE and t.sx != NULL:
+            if not h.point and (<Sxact*>(<Holder*>h.owner).of).covers and (<Holder*>h.owner).of != t.sx:
+                t.met = (<Sxact*>(<Holder*>h.owner).of).number
             return ssi_overwrites(<TxnManager>meeting.manager, <Sxact*>(<Holder*>h.owner).of, t, h.coarse)
         return OK
     other = <Txn*>(<Holder*>h.owner).of
@@ -46,6 +48,8 @@ cdef int meets(void* context, Hold* h) noexcept nogil:
     # Of several in the way, one that waits for this transaction is waited for first: the cycle is then found at once.
     if other != t and not compatible(h.mode, meeting.mode) and (meeting.blocker == NULL or leads_to(other, t)):
         meeting.blocker = other
+        if other.covers and not h.point:
+            t.met = other.number
     return OK
 
 

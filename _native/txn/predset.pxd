@@ -46,5 +46,6 @@ cdef int images_of_others(TxnManager m, Txn* t, uint32_t keyspace, const Span* s
 cdef bint predicate_keeps_out(Predicate* p, Txn* t, uint32_t keyspace) noexcept nogil
 # It is granted, or not any more: who has looked at the set looks again.
 cdef void predicate_grant(TxnManager m, uint64_t number, bint granted) noexcept nogil
+cdef bint covers_of(TxnManager m, uint64_t number) noexcept nogil              # whether ranges of that transaction still stand for predicates
 cdef Txn* writer_numbered(TxnManager m, uint64_t number) noexcept nogil        # NULL: it has ended
 cdef Sxact* sxact_numbered(TxnManager m, uint64_t number) noexcept nogil       # NULL: it matters no more

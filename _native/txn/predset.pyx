@@ -211,6 +211,16 @@ cdef void predicate_grant(TxnManager m, uint64_t number, bint granted) noexcept 
         m.predicate_edition += 1
 
 
+cdef bint covers_of(TxnManager m, uint64_t number) noexcept nogil:
+    cdef Sxact* sx = sxact_numbered(m, number)
+    cdef Txn* t = m.clock.oldest_snapshot
+    if sx != NULL:
+        return sx.covers
+    while t != NULL and t.number != number:
+        t = t.snap_next
+    return t != NULL and t.covers
+
+
 cdef Txn* writer_numbered(TxnManager m, uint64_t number) noexcept nogil:
     cdef Txn* t = m.clock.first_writer
     while t != NULL and t.number != number:

@@ -107,7 +107,7 @@ cdef class TxnManager:
     cdef void* predicates       # see predset.pxd
     cdef uint64_t predicate_edition
     cdef uint64_t predicate_keyspaces   # bit per keyspace id (mod 64) on which there are any
-    cdef uint64_t predicate_tests, predicate_matches
+    cdef uint64_t predicate_tests, predicate_matches, range_conflicts, range_false
     cdef Tree* trees            # by keyspace id
     cdef uint32_t tree_room
     cdef uint32_t next_keyspace

@@ -146,7 +146,8 @@ cdef class TxnManager:
             t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
-            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = t.no_wait = t.commuting = t.commutes = t.apart = t.predicates = False
+            t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = t.no_wait = t.commuting = t.commutes = t.apart = t.predicates = t.covers = False
+            t.met = 0
             t.wall = 0
             t.cycle_length = 0
             t.depth = 0

@@ -87,6 +87,7 @@ cdef struct Sxact:              # what serializable snapshot isolation knows of 
     bint safe                   # nothing can go wrong with its snapshot: no reads are remembered
     bint unsafe                 # something can
     bint predicates             # some are remembered of it
+    bint covers                 # some of the ranges it has read stand for predicates
     Conflict* outs
     Conflict* ins
     Holder reads
@@ -181,6 +182,8 @@ cdef struct Txn:
     bint apart                  # the read at hand asks for no isolation
     bint watched                # its reads are looked after: any level but SNAPSHOT, or `commutes`
     bint predicates             # it has locked some
+    bint covers                 # some of the ranges it has locked stand for predicates
+    uint64_t met                # number of the transaction of whose ranges, where they may stand for predicates, the write at hand met one; 0: none
     bint serial_place           # it has, or is about to have, the place of serial execution
     Link* cycle                 # the cycle of waits that it was chosen to break
     int cycle_length

@@ -334,3 +334,70 @@ def test_every_pair_of_granularities_is_serializable(db, rooms):
             other.put(rooms, b"c", b"shut")
             other.commit()
         other.abort()
+
+
+# --- what the range that stands for a predicate costs others
+
+
+def ranges_met(db):
+    figures = db.stats()["isolation"]
+    return figures["range_conflicts"], figures["range_false"]
+
+
+@pytest.mark.parametrize("granularity, met", [("predicate", [(0, 0)] * 3), ("index_range", [(1, 1), (2, 1), (3, 1)])])
+def test_false_conflicts_of_ranges_are_counted_under_serializable(db, rooms, granularity, met):
+    """Written beside a read of the open ones: a shut one that stays shut, one that opens, one that shuts."""
+    for (key, value), expected in zip([(b"b", b"shut9"), (b"d", b"open9"), (b"a", b"shut9")], met, strict=True):
+        reader = db.transaction(isolation="serializable")
+        list(reader.scan(rooms, where=OPEN, granularity=granularity))
+        writer = db.transaction(isolation="serializable")
+        writer.put(rooms, key, value)
+        assert ranges_met(db) == expected
+        writer.commit()
+        reader.abort()
+
+
+@pytest.mark.parametrize("granularity", ["predicate", "index_range"])
+@pytest.mark.parametrize("write", ["put", "put_many", "delete"])
+def test_false_waits_for_ranges_are_counted_under_locking(db, rooms, spawn, granularity, write):
+    reader = db.transaction(isolation="locking")
+    list(reader.scan(rooms, where=OPEN, granularity=granularity))
+    writers = []
+
+    def change(key, value):
+        with db.transaction() as txn:
+            writers.append(txn)
+            if write == "put_many":
+                txn.put_many(rooms, [(key, value)])
+            elif write == "put":
+                txn.put(rooms, key, value)
+            else:
+                txn.delete(rooms, key)
+
+    first = spawn(change, b"b", b"shut9")
+    until(lambda: writers and (writers[0].waiting or granularity == "predicate"))
+    until(lambda: ranges_met(db) == ((1, 1) if granularity == "index_range" else (0, 0)))
+    second = spawn(change, b"c", b"shut9")
+    until(lambda: len(writers) == 2 and writers[1].waiting)
+    assert ranges_met(db) == ((2, 1) if granularity == "index_range" else (0, 0))
+    reader.commit()
+    first.settled()
+    second.settled()
+    assert ranges_met(db) == ((2, 1) if granularity == "index_range" else (0, 0)), "one that waits on is counted once"
+
+
+def test_a_range_that_was_read_for_itself_is_no_stand_in(db, rooms):
+    reader = db.transaction(isolation="serializable")
+    list(reader.scan(rooms, b"c", where=OPEN, granularity="index_range"))
+    list(reader.scan(rooms, None, b"c"))
+    with db.transaction(isolation="serializable") as writer:
+        writer.put(rooms, b"b", b"shut9")
+    assert ranges_met(db) == (0, 0)
+    reader.abort()
+
+
+def test_stand_ins_of_those_that_have_ended_are_forgotten(db, rooms):
+    for _ in range(500):
+        with db.transaction(isolation="locking") as txn:
+            list(txn.scan(rooms, where=OPEN, granularity="index_range"))
+    assert db.remembered_covers() < 130
