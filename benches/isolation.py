@@ -188,12 +188,13 @@ def called(bench: Bench) -> float:
 
 def submitted(bench: Bench, flight: int = 1024) -> float:
     eight = bench.db.procedure(name=f"eight{next(numbers)}")(procedures(bench)[0])
-    return bench.loop(in_flight(bench.db, eight, flight))
-
-
-def in_flight(db: enginelib.Database, procedure: Any, flight: int) -> Callable[[int], int]:
     pending: deque[Any] = deque()
+    rate = bench.loop(in_flight(bench.db, eight, flight, pending))
+    drain(pending)
+    return rate
 
+
+def in_flight(db: enginelib.Database, procedure: Any, flight: int, pending: deque[Any]) -> Callable[[int], int]:
     def work(i: int) -> int:
         pending.append(db.submit(procedure, i))
         if len(pending) < flight:
@@ -202,6 +203,12 @@ def in_flight(db: enginelib.Database, procedure: Any, flight: int) -> Callable[[
         return 1
 
     return work
+
+
+def drain(pending: deque[Any]) -> None:
+    """What is still in flight must not disturb what is measured next."""
+    while pending:
+        pending.popleft().result()
 
 
 numbers = itertools.count()
@@ -227,7 +234,10 @@ def flown(durability: str) -> Measure:
     def measure(bench: Bench) -> float:
         with durable(bench, durability) as other:
             two = other.db.procedure(name="two")(procedures(other)[1])
-            return other.loop(in_flight(other.db, two, FLIGHT))
+            pending: deque[Any] = deque()
+            rate = other.loop(in_flight(other.db, two, FLIGHT, pending))
+            drain(pending)
+            return rate
 
     return measure
 

@@ -23,6 +23,7 @@ except ModuleNotFoundError as missing:
 from enginelib.combine import from_counter, to_counter
 from enginelib.database import Database, open
 from enginelib.errors import (
+    ChangesGone,
     CorruptionError,
     DatabaseClosed,
     DatabaseLocked,
@@ -56,6 +57,7 @@ from enginelib.transaction import Savepoint, Transaction, View
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChangesGone",
     "CorruptionError",
     "Database",
     "DatabaseClosed",

@@ -46,6 +46,11 @@ class Call(NamedTuple):
     seed: int
 
 
+def decode_call(name: bytes, args: bytes, now: int, seed: int) -> Call:
+    """Returns a call as it is in the log."""
+    return Call(name.decode(), _codec().decode(args), now, seed)
+
+
 class Logged:
     """A procedure whose calls are logged."""
 

@@ -8,13 +8,13 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
-from enginelib._native.engine.door import CoreDatabase
+from enginelib._native.engine.door import CoreDatabase, save_slots
 from enginelib.errors import Error
 from enginelib.keyspace import Keyspace
 from enginelib.locks import Lock, Wait, locks_of
@@ -28,6 +28,7 @@ from enginelib.transaction import Transaction
 if TYPE_CHECKING:
     from enginelib.commands import Call
     from enginelib.options import BeginValues, DurabilityName, IsolationName, KeyspaceOptions, OptionValues
+    from enginelib.replication.changes import Changes, Slot
 
 R = TypeVar("R")
 P = TypeVar("P", bound=Callable[..., Any])
@@ -106,6 +107,7 @@ class Database(CoreDatabase):
             super().__init__(place, vfs=vfs, background=background, **self.options.for_core())
         self._owner = os.getpid()
         self._executor = Executor(self)
+        self.slots_in_use: set[str] = set()
         _open_databases.add(self)
         replayed = self.recovery
         if replayed["records"] or replayed["rolled_back"]:
@@ -331,6 +333,76 @@ class Database(CoreDatabase):
         """
         return self._executor.repeat(self, call)
 
+    # ---- the log, outward
+
+    def changes(
+        self,
+        *,
+        since: int | None = None,
+        slot: str | None = None,
+        keyspaces: Iterable[str] | None = None,
+        follow: bool = False,
+        memory: int = 64 * 1024 * 1024,
+    ) -> Changes:
+        """Returns a stream of committed transactions, in commit order, decoded from the log.
+
+        It yields what is synced; what is committed and not synced yet, it syncs first. While it is open the log is kept
+        from where it stands.
+
+        Args:
+            since: the `Change.lsn` to read on from; None for all that the log holds.
+            slot: the slot to read for, from where it stands; one stream at a time.
+            keyspaces: names of the keyspaces that are of interest; None for all.
+            follow: wait for more when there is no more, until the stream or the database is closed.
+            memory: bytes that the changes of transactions may take which have not ended yet; a transaction past
+                that is read from the log again when it has committed.
+
+        Returns:
+            An iterator of `enginelib.replication.Change`; close it, or use it in a ``with`` block.
+
+        Raises:
+            ChangesGone: the log does not go back so far, or the slot is lost.
+            KeyError: there is no such slot.
+            UsageError: the slot is being read.
+        """
+        from enginelib.replication.changes import Changes
+
+        return Changes(self, since=since, slot=slot, keyspaces=keyspaces, follow=follow, memory=memory)
+
+    def create_slot(self, name: str, *, since: int | None = None, max_lag_bytes: int = 1 << 30) -> Slot:
+        """Makes a named reader of the log that outlasts the process: the log is kept from where it stands.
+
+        Args:
+            name: 1 to 255 bytes in UTF-8.
+            since: the `Change.lsn` it begins behind; None for everything that commits from now on.
+            max_lag_bytes: past so much log kept for it the slot is lost, so that a forgotten one never fills the disk.
+
+        Raises:
+            ValueError: there is a slot of that name.
+            ChangesGone: the log does not go back to `since`.
+            LockTimeout: a transaction in flight began before the log that is there, and did not end.
+        """
+        from enginelib.replication.changes import create_slot
+
+        return create_slot(self, name, since, max_lag_bytes)
+
+    def drop_slot(self, name: str) -> None:
+        """Forgets a slot; the log that was kept for it alone goes at the next checkpoint.
+
+        Raises:
+            KeyError: there is none.
+            UsageError: it is being read.
+        """
+        from enginelib.replication.changes import remove_slot
+
+        remove_slot(self, name)
+
+    def slots(self) -> list[Slot]:
+        """Returns every slot as it stands, by name."""
+        from enginelib.replication.changes import all_slots
+
+        return all_slots(self)
+
     # ---- locks
 
     def locks(self, limit: int = 100_000) -> list[Lock]:
@@ -413,6 +485,8 @@ class Database(CoreDatabase):
             if failures:
                 logger.warning("%s: %d checkpoints failed in the background", self.path, failures)
         with _timed("close", self.path):
+            with suppress(Error):  # then a slot stands further back
+                save_slots(self.engine)
             super().close()
         _open_databases.discard(self)
 

@@ -23,6 +23,7 @@ Error                             (base of all below)
     ReadOnlyError          no     a change is asked of a read-only database or transaction
     NotDeterministic       no     a logged procedure does something else when it is repeated
     NotSupported           no     this version cannot do it, or the files are of a newer format
+  ChangesGone              no     the log does not hold what a stream of changes asks for any more
   DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
   StorageError             no     the system refused a file operation, or this is no database; an ``OSError``
     DiskFull               no     no space is left; nothing of the operation remains, the database goes on
@@ -44,6 +45,7 @@ from enginelib._native.base.status import register_errors  # type: ignore[import
 from enginelib.locks import Wait
 
 __all__ = [
+    "ChangesGone",
     "CorruptionError",
     "DatabaseClosed",
     "DatabaseLocked",
@@ -229,6 +231,13 @@ class NotSupported(UsageError):
     """This version, backend or file format cannot do what is asked."""
 
     code = "not_supported"
+
+
+class ChangesGone(Error):
+    """The log does not hold what a stream of changes asks for any more, or never did."""
+
+    code = "changes_gone"
+    hint = "Begin with a new copy of the data, and a slot made before it: a slot keeps the log for its reader."
 
 
 class DatabaseLocked(Error):

@@ -65,11 +65,13 @@ class Failure:
 class Life:
     """A recorded run: one journal, its driver, the states it went through."""
 
-    def __init__(self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape) -> None:
+    def __init__(
+        self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape, known: dict[int, h.State]
+    ) -> None:
         self.number = life
         self.vfs = vfs
         self.rng = random.Random(f"{seed}/{workload}/{life}")
-        self.driver = Driver(self.rng, shape, vfs, base)
+        self.driver = Driver(self.rng, shape, vfs, base, dict(known))
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -112,8 +114,9 @@ class Explorer:
         shape = Shape.draw(random.Random(f"{self.seed}/{workload}/shape"))
         vfs = FaultVfs()
         base = Window([{}], 0, 0)
+        known: dict[int, h.State] = {}
         for number in range(LIVES):
-            life = Life(self.seed, workload, number, vfs, base, shape)
+            life = Life(self.seed, workload, number, vfs, base, shape, known)
             life.run()
             yield life
             if life.error is not None:
@@ -131,6 +134,7 @@ class Explorer:
             low = window.low_power if mode == "kill" else found
             base = Window(window.states, found, found, min(low, found))
             vfs = vfs.crash_image(cut, seed, mode)
+            known = life.driver.audit.known
 
     def found(self, image: FaultVfs, window: Window, shape: Shape) -> int:
         """Which of the states the image holds."""
@@ -168,7 +172,7 @@ class Explorer:
         self.tell(str(place))
         if rng.random() < READ_ONLY and "/db/pages.dat" in image.files():
             self.read_only(life, place, window)
-        self.check(image, window, shape, lambda db, found: self.onward(db, found, image, life, place, window, rng))
+        self.check(image, window, shape, life, lambda db, found: self.onward(db, found, image, life, place, window, rng))
 
     def onward(
         self,
@@ -186,13 +190,13 @@ class Explorer:
             mode2 = rng.choice(("kill", "power", "power", "lost"))
             again = Place(*place.first(), cut2, mode2, rng.randrange(1, 1000))
             try:
-                self.second(image, again, window, found, life.driver.shape)
+                self.second(image, again, window, found, life)
             except Exception as error:
                 self.failed(again, error, life)
         if rng.random() < USED:
             self.use(db, image, window.states[found], life.driver.shape, rng)
 
-    def second(self, image: FaultVfs, place: Place, window: Window, found: int, shape: Shape) -> None:
+    def second(self, image: FaultVfs, place: Place, window: Window, found: int, life: Life) -> None:
         """A crash inside recovery, which itself came after a crash."""
         self.tell(str(place))
         self.twice += 1
@@ -200,21 +204,24 @@ class Explorer:
         if place.mode == "kill" and place.mode2 != "kill" and place.cut2 < image.mutations:
             low = min(window.low_power, found)
         image2 = image.crash_image(place.cut2, place.seed2, place.mode2)
-        self.check(image2, Window(window.states, low, found), shape)
+        self.check(image2, Window(window.states, low, found), life.driver.shape, life)
 
     def check(
         self,
         image: FaultVfs,
         window: Window,
         shape: Shape,
+        life: Life,
         then: Callable[[Any, int], None] = lambda db, found: None,
     ) -> int:
         """Opens an image; which of the allowed states it shows."""
         self.states += 1
         db = h.open_database(image, shape.options)
         try:
-            found = h.match(h.content(db), window)
+            content = h.content(db)
+            found = h.match(content, window)
             h.check_verify(db)
+            life.driver.audit.check(db, content)
             then(db, found)
         finally:
             db.abandon()
@@ -271,7 +278,7 @@ class Explorer:
             image = life.vfs.crash_image(place.cut, place.seed, place.mode)
             try:
                 found = self.found(image, window, life.driver.shape)
-                self.second(image, place, window, found, life.driver.shape)
+                self.second(image, place, window, found, life)
             except Exception as error:
                 self.failed(place, error, life)
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import _history as h
+from _audit import Audit
 from _history import LAZY, OS, SYNC, Epoch, Finding, State, Window
 from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.engine.door import CoreDatabase, CoreKeyspace, CoreTransaction
@@ -31,6 +32,7 @@ class Shape:
     largest: int
     bulk: int
     lsm: float
+    audit: bool
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -49,7 +51,7 @@ class Shape:
         }
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
-        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)))
+        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6)
 
 
 @dataclass
@@ -67,8 +69,11 @@ class Open:
 class Driver:
     """Does the work, and keeps the epochs."""
 
-    def __init__(self, rng: random.Random, shape: Shape, vfs: FaultVfs, base: Window) -> None:
+    def __init__(
+        self, rng: random.Random, shape: Shape, vfs: FaultVfs, base: Window, known: dict[int, State] | None = None
+    ) -> None:
         self.rng = rng
+        self.audit = Audit(known)
         self.shape = shape
         self.vfs = vfs
         self.epochs: list[Epoch] = []
@@ -94,6 +99,9 @@ class Driver:
         self.data = {id: found[name] for name, id in self.names.items()}
         self.open = []
         self.readers = []
+        if self.shape.audit:
+            self.audit.check(self.db, self.state())
+            self.audit.begin(self.db, self.state())
 
     def state(self) -> State:
         """The newest committed state."""
@@ -138,6 +146,10 @@ class Driver:
             self.catalogue(rng.choice(self.open))
         elif roll < 0.45:
             self.read_along()
+        elif roll < 0.48 and self.shape.audit:
+            assert self.db is not None
+            self.note("read for the slot")
+            self.audit.follow(self.db, rng)
         else:
             self.change(rng.choice(self.open))
 
@@ -188,7 +200,9 @@ class Driver:
         commit = epoch.began(self.vfs.mutations, SYNC, state)
         self.note(f"ingest {len(pairs)} pairs into {name}")
         try:
-            self.db.core_keyspace(CoreKeyspace, name, False).core_ingest(pairs, self.rng.random() < 0.5)
+            logged = self.rng.random() < 0.5
+            self.audit.unlogged |= not logged
+            self.db.core_keyspace(CoreKeyspace, name, False).core_ingest(pairs, logged)
         except errors.OutcomeUnknown:
             raise
         except errors.Error as error:

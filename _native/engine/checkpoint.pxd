@@ -3,6 +3,14 @@ from libc.stdint cimport uint32_t, uint64_t, int64_t
 from ..page.store cimport Superblock
 from ..txn.transaction cimport TxnManager
 
+cdef enum:
+    MOST_SLOTS = 64
+
+cdef struct SlotPin:            # a named reader: see slots.pyx
+    uint64_t restart
+    uint64_t max_lag
+    bint lost                   # the log went on without it
+
 cdef struct Checkpoint:
     uint64_t lsn                # replay of the newest durable image starts here
     uint64_t keep               # the log is needed from here on
@@ -10,6 +18,8 @@ cdef struct Checkpoint:
     int64_t frozen_micros       # how long writers stood still at the newest one
     int64_t total_micros
     uint64_t log_pin            # a backup under way needs the log from here on; -1 = none
+    SlotPin slots[64]
+    int slot_count
     bint keep_log               # a reader in another process is opening: let go of nothing
 
 # latch (released meanwhile). One at a time: the caller sees to that. `fields` holds what the superblock repeats (ids, epoch, incarnation).

@@ -17,6 +17,19 @@ cdef enum:
     SHRINK_FLOOR = 2048         # blocks: a file this much above what it needs is left alone
 
 
+cdef uint64_t slots_keep(Checkpoint* c, uint64_t end, uint64_t keep) noexcept nogil:
+    """The LSN from which the log stays, for slots too: except those that have fallen behind further than they may, which are lost by that."""
+    cdef uint64_t least = keep
+    cdef int i
+    for i in range(c.slot_count):
+        if not c.slots[i].lost and c.slots[i].restart < keep:
+            if end - c.slots[i].restart > c.slots[i].max_lag:
+                c.slots[i].lost = True
+            elif c.slots[i].restart < least:
+                least = c.slots[i].restart
+    return least
+
+
 cdef int take_checkpoint(TxnManager m, Superblock* fields, Checkpoint* c) noexcept nogil:
     cdef int64_t began = monotonic_micros()
     cdef uint64_t lsn = m.log.end_lsn, keep
@@ -50,7 +63,7 @@ cdef int take_checkpoint(TxnManager m, Superblock* fields, Checkpoint* c) noexce
         c.lsn = lsn
         c.keep = meta.keep
         c.count += 1
-        keep = c.log_pin if c.log_pin < c.keep else c.keep
+        keep = slots_keep(c, m.log.end_lsn, c.log_pin if c.log_pin < c.keep else c.keep)
         if not c.keep_log:
             status = m.log.release_below(keep)
     else:

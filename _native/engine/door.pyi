@@ -2,7 +2,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
-__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "build_info"]
+__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "ChangeReader", "Operation", "SlotRow", "add_slot", "build_info", "drop_slot", "move_slot",
+           "oldest_running", "save_slots", "slot_rows"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview     # for annotations: it does not exist at run time
 
@@ -19,6 +20,7 @@ class CoreDatabase:
     closed: bool
     read_only: bool
     database_id: bytes
+    epoch: int                                         # raised by each promotion of a follower
     engine: Any                                        # what tests look into
     recovery: dict[str, Any]                           # what opening had to replay: records, transactions, rolled_back, log_bytes, created
     def __init__(self, path: str, **options: Any) -> None: ...
@@ -101,6 +103,7 @@ class CoreTransaction:
     def combine(self, keyspace: CoreKeyspace, key: Buffer, function: Callable[[bytes | None], Buffer | None], reads: bool = False) -> None: ...
     supplied: Any                                       # its time and random numbers
     def log_call(self, now: int, seed: int, name: bytes, args: bytes) -> None: ...     # beside its changes, if there are any
+    def tag_origin(self, origin: bytes) -> None: ...    # where its changes were made first: logged beside them, if there are any
     def wall_micros(self) -> int: ...                   # the wall clock as commits have it: it never goes back
     def commit(self) -> None: ...
     def commit_later(self) -> bool: ...                 # logs the commit; whether complete() has to be called
@@ -125,3 +128,46 @@ class CoreCursor:
     def __next__(self) -> Any: ...
 
 def build_info() -> dict[str, Any]: ...
+
+class Operation:
+    """One change within a committed transaction.
+
+    Attributes:
+        keyspace: name of the keyspace.
+        op: ``"put"``, ``"delete"``, ``"delete_range"`` (from `key` up to `value`; None: to the end), ``"create_keyspace"`` (`value`: what the
+            catalogue says of it), ``"drop_keyspace"`` or ``"rename_keyspace"`` (`value`: the new name in UTF-8).
+        key, value: bytes, or None.
+    """
+    keyspace: str
+    op: str
+    key: bytes | None
+    value: bytes | None
+    def __init__(self, keyspace: str, op: str, key: bytes | None = None, value: bytes | None = None) -> None: ...
+
+class ChangeReader:
+    """Decodes the log of an open database: see ``changes.pyx``. One thread at a time."""
+    position: int                                       # all that commits below it has been delivered
+    floor: int                                          # the LSN below which this reader needs no log
+    def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool) -> None: ...
+    # (lsn behind it, commit timestamp, wall clock in microseconds, origin, operations, calls), or None where the synced log ends
+    def next_change(self) -> tuple[int, int, int, bytes | None, Iterable[Operation], list[tuple[bytes, bytes, int, int]] | None] | None: ...
+    def wait(self, seconds: float) -> bool: ...         # whether there may be more; what is committed and not synced yet is synced
+    def let_go(self, lsn: int | None = None) -> None: ...
+    def close(self) -> None: ...
+
+class SlotRow:
+    """One slot. LSNs and bytes; created: seconds since 1970."""
+    restart: int
+    confirmed: int
+    max_lag: int
+    trusted: bool
+    lost: bool
+    created: float
+    def copied(self) -> SlotRow: ...
+
+def oldest_running(db: CoreDatabase) -> tuple[int, int]: ...    # (first LSN of the oldest transaction in flight, the log's end)
+def add_slot(db: CoreDatabase, name: str, restart: int, confirmed: int, max_lag: int, trusted: bool, created: float) -> None: ...
+def drop_slot(db: CoreDatabase, name: str) -> None: ...
+def move_slot(db: CoreDatabase, name: str, confirmed: int, restart: int | None) -> None: ...
+def save_slots(e: Any) -> None: ...                # the engine of a database
+def slot_rows(db: CoreDatabase) -> dict[str, SlotRow]: ...

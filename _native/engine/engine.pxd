@@ -38,6 +38,9 @@ cdef class Engine:
     cdef dict covers                    # number of a transaction -> (keyspace id, start, stop, predicate) of its ranges that stand for predicates
     cdef dict predicates                # number -> object, of those locked or remembered, and for a while of others
     cdef uint64_t predicate_numbers
+    cdef public dict slots              # name -> SlotRow: see slots.pyx
+    cdef public dict saved_slots        # as the file has them
+    cdef public list slot_names         # of checkpoint_state.slots
     cdef dict log_pins                  # token -> LSN from which the log must stay
     # own synchronisation
     cdef Latch latch

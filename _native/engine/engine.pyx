@@ -28,7 +28,7 @@ from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
-from .checkpoint cimport take_checkpoint, shrink
+from .checkpoint cimport MOST_SLOTS, SlotPin, take_checkpoint, shrink
 from ..index.lsm cimport LsmTree
 from .lsmredo cimport lsmredo_free
 from .lsmwork cimport flush_all, reap_some, release_tree, remove_orphans, seal_laggards, start_workers, stop_workers
@@ -86,6 +86,7 @@ cdef class Engine:
         self.compact_work.stop = &self.stopping
         self.log_pins = {}
         self.predicates = {}
+        self.slots, self.saved_slots, self.slot_names = {}, {}, []
         self.covers = {}
 
     def __dealloc__(self):
@@ -168,6 +169,8 @@ cdef class Engine:
             if status != OK:
                 raise_status(status)
             self.fields = self.store.sb
+            from .slots import load_slots
+            load_slots(self)                  # before any of the log can go
             replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
             self.open_tables()
             r.settle_micros = -monotonic_micros()
@@ -259,7 +262,7 @@ cdef class Engine:
             found.append(<bytes>name)
             name += len(found[i]) + 1
         free(names)
-        strangers = [n for n in found if n not in (b"LOCK", b"log", b"lsm", b"pages.new")]
+        strangers = [n for n in found if n not in (b"LOCK", b"log", b"lsm", b"pages.new", b"slots", b"slots.new")]
         if strangers:
             raise_status(fail(E_NOT_DATABASE, b"the directory holds other files and no database: name an empty or a new directory"))
         if b"log" in found and b"pages.new" not in found and self.segments():
@@ -321,6 +324,7 @@ cdef class Engine:
         if status == OK:
             if end:
                 self.log.follow(end, r.last_crc)
+            self.log.next_txn = self.txns.next_txn
             with nogil:
                 status = self.log.start(self.vfs, &self.latch, log_dir, self.segment_size, first, incarnation, database_id, self.log_buffer)
         if status != OK:
@@ -416,6 +420,7 @@ cdef class Engine:
                 if t.waiting_for != NULL:
                     condition_signal(&t.cond)
                 t = t.writer_next
+            condition_broadcast(&self.txns.published)
             while self.busy:
                 condition_wait(&self.changed, &self.latch, 100000)
             latch_unlock(&self.latch)
@@ -651,9 +656,29 @@ cdef class Engine:
 
     cdef object refresh_pin(self):
         cdef uint64_t lowest = min(self.log_pins.values(), default=<uint64_t>-1)
+        cdef list names = list(self.saved_slots)[:MOST_SLOTS]
+        cdef SlotPin pins[64]
+        cdef int i, j
+        for i, name in enumerate(names):
+            row = self.saved_slots[name]
+            pins[i].restart, pins[i].max_lag, pins[i].lost = row.restart, row.max_lag, row.lost
         latch_enter(&self.latch)
         self.checkpoint_state.log_pin = lowest
+        for i in range(len(names)):
+            for j in range(self.checkpoint_state.slot_count):
+                if names[i] == self.slot_names[j]:
+                    pins[i].lost |= self.checkpoint_state.slots[j].lost
+        for i in range(len(names)):
+            self.checkpoint_state.slots[i] = pins[i]
+        self.checkpoint_state.slot_count = len(names)
         latch_unlock(&self.latch)
+        self.slot_names = names
+
+    def move_pin(self, token, uint64_t lsn):
+        """Lets go of the log below `lsn`, as far as this pin goes."""
+        if lsn > self.log_pins[token]:
+            self.log_pins[token] = lsn
+            self.refresh_pin()
 
     def catalog(self):
         """Names and rows of the catalogue as the tree holds them now, uncommitted ones included."""

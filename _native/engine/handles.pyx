@@ -251,6 +251,11 @@ cdef class CoreDatabase:
         self.alive()
         return wait_rows(self.engine)
 
+    @property
+    def epoch(self):
+        """Raised by each promotion of a follower."""
+        return self.engine.fields.epoch
+
     def log_records(self, uint64_t start_lsn=0):
         """The records of the log that is still there, as dicts, oldest first."""
         from .upkeep import log_records

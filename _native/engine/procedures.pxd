@@ -13,5 +13,7 @@ cdef object BUSY                # what run_serially returns where another thread
 cdef object run_serially(CoreDatabase database, type cls, function, tuple args, bint wait, list logged)
 # Logs a call beside the changes of its transaction; nothing where there are none.
 cdef int log_call(CoreTransaction x, uint64_t now, uint64_t seed, bytes name, bytes args) except -1
+# Likewise something told about the transaction, a Tag of record.pxd.
+cdef int log_tag(CoreTransaction x, int tag, bytes value) except -1
 # The wall clock as commits have it, in microseconds: it never goes back while the database is open.
 cdef uint64_t wall_clock(CoreTransaction x) except? 0

@@ -4,7 +4,7 @@ from libc.string cimport memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from ..base.latch cimport latch_enter, latch_unlock
 from ..base.status cimport OK, AGAIN, E_TXN_CLOSED, E_USAGE, fail, raise_status
-from ..log.record cimport R_CALL, RECORD_OVERHEAD, Record
+from ..log.record cimport R_CALL, R_TAG, RECORD_OVERHEAD, Record
 from ..txn.lsmops cimport wall_now
 from ..txn.transaction cimport Lack, TxnManager, lack_init
 from ..txn.versions cimport SERIAL, TXN_ACTIVE
@@ -49,15 +49,10 @@ cdef object run_serially(CoreDatabase database, type cls, function, tuple args, 
 
 
 cdef int log_call(CoreTransaction x, uint64_t now, uint64_t seed, bytes name, bytes args) except -1:
-    cdef TxnManager m = x.m
-    cdef Lack lack
     cdef Record r
-    cdef size_t room = RECORD_OVERHEAD + PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(args)
-    cdef int status
-    if room > MOST_BYTES:
+    if len(name) + len(args) > MOST_BYTES:
         raise ValueError(f"the arguments take {PyBytes_GET_SIZE(args)} bytes, more than the {MOST_BYTES} bytes of a logged call: put them into a keyspace, "
                          "and pass the key")
-    x.idle()
     memset(&r, 0, sizeof(Record))
     r.type = R_CALL
     r.a = now
@@ -66,6 +61,26 @@ cdef int log_call(CoreTransaction x, uint64_t now, uint64_t seed, bytes name, by
     r.klen = PyBytes_GET_SIZE(name)
     r.value = PyBytes_AS_STRING(args)
     r.vlen = PyBytes_GET_SIZE(args)
+    return log_beside(x, &r)
+
+
+cdef int log_tag(CoreTransaction x, int tag, bytes value) except -1:
+    cdef Record r
+    memset(&r, 0, sizeof(Record))
+    r.type = R_TAG
+    r.a = tag
+    r.value = PyBytes_AS_STRING(value)
+    r.vlen = PyBytes_GET_SIZE(value)
+    return log_beside(x, &r)
+
+
+cdef int log_beside(CoreTransaction x, Record* r) except -1:
+    """A record beside the changes of the transaction; nothing where there are none."""
+    cdef TxnManager m = x.m
+    cdef Lack lack
+    cdef size_t room = RECORD_OVERHEAD + r.klen + r.vlen
+    cdef int status
+    x.idle()
     lack_init(&lack)
     while True:
         latch_enter(&x.engine.latch)
@@ -76,7 +91,7 @@ cdef int log_call(CoreTransaction x, uint64_t now, uint64_t seed, bytes name, by
             status = m.log.reserve(room)
             if status == OK:
                 r.txn = x.t.id
-                x.t.last_lsn = m.log.append(&r)
+                x.t.last_lsn = m.log.append(r)
             else:
                 lack.log_bytes = room
         latch_unlock(&x.engine.latch)

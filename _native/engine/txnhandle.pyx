@@ -13,6 +13,7 @@ from ..txn.blob cimport blob_put
 from ..txn.isolation cimport isolate_read, read_newest, statement
 from ..txn.lsmops cimport lsm_log_value, lsm_read_many
 from ..index.lsm cimport LsmTree
+from ..log.record cimport TAG_ORIGIN
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
 from ..txn.versions cimport LOCKING, Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_COMMITTING, TXN_ABORTING, TXN_ABORTED
 from .bulk cimport put_pairs
@@ -21,7 +22,7 @@ from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .handles cimport CoreKeyspace
 from .lockview cimport name_cycle
-from .procedures cimport log_call, wall_clock
+from .procedures cimport log_call, log_tag, wall_clock
 from .predicates cimport judge_met, note_matches, predicates_on, scan_where, test_change
 from .rowlocks cimport combine_row, lock_row, range_conflict, range_lock
 from .steps cimport MAX_VALUE, to_bytes, too_long, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn
@@ -478,6 +479,10 @@ cdef class CoreTransaction:
     def log_call(self, now, seed, bytes name not None, bytes args not None):
         """Logs the call of a procedure beside the changes of the transaction, if there are any.  now: microseconds; seed: 64 bits."""
         log_call(self, now, seed, name, args)
+
+    def tag_origin(self, bytes origin not None):
+        """Logs where the changes of the transaction were made first, if there are any."""
+        log_tag(self, TAG_ORIGIN, origin)
 
     def wall_micros(self):
         """The wall clock as commits have it, which never goes back, in microseconds."""

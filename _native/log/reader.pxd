@@ -27,6 +27,8 @@ cdef class LogReader:
     cdef readonly uint32_t max_incarnation  # highest seen in any segment header or valid group, dead ones too
     cdef readonly uint32_t last_crc
     cdef void close(self) noexcept nogil
+    # After ABSENT because of limit_lsn: goes on to a higher one, through segments that have come since too.
+    cdef int resume(self, uint64_t limit_lsn, const uint8_t* database_id) noexcept nogil
 
     # Groups that start at or above this LSN are not looked at: a reader beside a live writer sets it to the writer's synced_lsn.
     cdef public uint64_t limit_lsn
@@ -54,6 +56,7 @@ cdef class LogReader:
     cdef int load_entries(self, const Listing* l, const uint8_t* database_id, uint64_t fallback) noexcept nogil
     cdef int load_header(self, size_t i, const uint8_t* database_id) noexcept nogil
     cdef int enter(self, size_t i) noexcept nogil
+    cdef void find_successor(self, size_t i) noexcept nogil
     cdef int fill(self, uint64_t offset, size_t n, bint* there) noexcept nogil
     cdef int group_at(self, uint64_t offset, GroupHeader* h, bint* whole) noexcept nogil
     cdef int scan(self, uint64_t offset, bint* proof) noexcept nogil

@@ -151,8 +151,6 @@ cdef class LogReader:
     cdef int enter(self, size_t i) noexcept nogil:
         """Goes to the start of segment i, whose header is valid; finds the segment that surely names it as predecessor."""
         cdef SegmentEntry* e = &self.entries[i]
-        cdef SegmentEntry* later
-        cdef size_t j
         cdef int rc = self.open_segment(i)
         if rc != OK:
             return rc
@@ -161,6 +159,13 @@ cdef class LogReader:
         self.promised = 0
         if not e.header.flags & PREV_UNSYNCED and e.header.prev_end > self.known_synced:
             self.known_synced = e.header.prev_end
+        self.find_successor(i)
+        return OK
+
+    cdef void find_successor(self, size_t i) noexcept nogil:
+        cdef SegmentEntry* e = &self.entries[i]
+        cdef SegmentEntry* later
+        cdef size_t j
         self.successor = 0
         for j in range(i + 1, self.count):
             later = &self.entries[j]
@@ -169,6 +174,39 @@ cdef class LogReader:
                     and later.header.incarnation >= e.header.incarnation):
                 self.successor = j
                 break
+
+    cdef int resume(self, uint64_t limit_lsn, const uint8_t* database_id) noexcept nogil:
+        cdef SegmentEntry* e
+        cdef SegmentEntry* known = self.entries
+        cdef Listing l
+        cdef uint64_t offset
+        cdef size_t count = self.count, current = self.current
+        cdef int rc = OK
+        if self.ended != ABSENT or self.count == 0:
+            return self.ended
+        e = &self.entries[self.current]
+        offset = self.end_lsn - e.first_lsn
+        if limit_lsn > e.first_lsn + e.header.segment_size:
+            rc = list_segments(self.vfs, self.dir, &l)
+            if rc != OK:
+                return rc
+            self.start_lsn = e.first_lsn
+            self.entries = NULL
+            rc = self.load_entries(&l, database_id, e.header.segment_size)
+            free_listing(&l)
+            if rc != OK or self.entries[0].first_lsn != self.start_lsn:
+                free(self.entries)
+                self.entries = known
+                self.count = count
+                self.current = current
+                return rc if rc != OK else fail_corrupt(self.dir, -1, b"log segment (it went while it was read)", self.start_lsn, 0)
+            free(known)
+            self.find_successor(0)
+        # What was read ahead may have been written since.
+        if self.buf_at + self.buf_len > offset:
+            self.buf_len = <size_t>(offset - self.buf_at) if offset > self.buf_at else 0
+        self.limit_lsn = limit_lsn
+        self.ended = OK
         return OK
 
     cdef size_t relaxed_successor(self) noexcept nogil:

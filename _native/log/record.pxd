@@ -20,7 +20,12 @@ cdef enum RecordType:          # on disk: never change
     R_EDIT = 11                # txn (a bulk load's, else 0), keyspace, value: a change of the tables an LSM-tree consists of; local to this copy of the database
     R_DELETE_RANGE = 12        # txn, keyspace, a = 1 when there is no upper end, klen, vlen, key (the start), value (the stop)
     R_CALL = 13                # txn, wall clock microseconds (a), seed (b), klen, vlen, key (name of the procedure), value (arguments): the txn's changes are what it did
-    R_TYPES = 14               # not a type: one above the highest
+    R_TAG = 14                 # txn, a = a Tag, vlen, value: something told about the transaction
+    R_RUNNING = 15             # a = number that the next transaction gets: those below began before this segment. The record behind a segment's table of names
+    R_TYPES = 16               # not a type: one above the highest
+
+cdef enum Tag:                 # on disk: never change
+    TAG_ORIGIN = 1             # where its changes were made first: bytes
 
 cdef enum Field:               # a type's row is the set of these that it has; on disk they come in this order
     F_TXN = 1

@@ -18,6 +18,8 @@ ROWS = (
     ("edit", R_EDIT, F_TXN | F_KEYSPACE | F_VALUE),
     ("delete_range", R_DELETE_RANGE, F_TXN | F_KEYSPACE | F_A | F_KEY | F_VALUE),
     ("call", R_CALL, F_TXN | F_A | F_B | F_KEY | F_VALUE),
+    ("tag", R_TAG, F_TXN | F_A | F_VALUE),
+    ("running", R_RUNNING, F_A),
 )
 # What `a` and `b` mean to people, per type.
 MEANING = {
@@ -29,6 +31,8 @@ MEANING = {
     "checkpoint": ("generation", "checkpoint_lsn"),
     "delete_range": ("unbounded", None),
     "call": ("wall_micros", "seed"),
+    "tag": ("tag", None),
+    "running": ("next_txn", None),
 }
 FIELD_NAMES = ((F_TXN, "txn"), (F_KEYSPACE, "keyspace"), (F_A, "a"), (F_B, "b"), (F_KEY, "key"), (F_VALUE, "value"))
 

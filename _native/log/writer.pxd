@@ -23,6 +23,7 @@ cdef enum:
     MAX_RESERVE = 4 << 20        # most that one reserve() may ask for
     DEFAULT_SEGMENT = 16 << 20
     DEFAULT_BUFFER = 1 << 20
+    RUNNING_ROOM = 11            # bytes of the record that says which transactions began before a segment
     MAX_PENDING = 64             # segments ended and not yet synced
 
 cdef enum WaitKind:
@@ -49,6 +50,7 @@ cdef class LogWriter:
     cdef readonly uint64_t written_lsn      # all below has been handed to the kernel
     cdef readonly uint64_t synced_lsn       # all below is on stable storage
     cdef readonly uint32_t incarnation
+    cdef uint64_t next_txn                  # number of the next transaction that logs anything; 0: nobody says
     cdef readonly int failed                # 0, or E_LOG once a write or sync has failed: final
     cdef readonly uint64_t groups           # counters since start
     cdef readonly uint64_t syncs

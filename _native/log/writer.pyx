@@ -11,7 +11,7 @@ from ..base.status cimport (
 from ..base.coding cimport put_varint
 from ..base.latch cimport condition_destroy, condition_init, condition_signal, condition_wait, latch_lock, latch_unlock
 from ..base.vfs cimport VFS_WRITE
-from .record cimport R_DELETE, R_END, R_PUT, record_encode
+from .record cimport R_DELETE, R_END, R_PUT, R_RUNNING, record_encode
 from .segment cimport (
     DIR_MAX, FORMAT_VERSION, GROUP_HEADER, LSN_UNIT, MIN_SEGMENT, PATH_ROOM, PREV_UNSYNCED, SEGMENT_HEADER, TAIL_ROOM,
     GroupHeader, Listing, free_listing, list_segments, name_path, put_group_header, put_segment_header, seal_group,
@@ -95,14 +95,14 @@ cdef class LogWriter:
     cdef int set_names(self, const uint8_t* encoded_records, size_t n) noexcept nogil:
         cdef uint8_t* copy
         cdef int rc
-        if SEGMENT_HEADER + GROUP_HEADER + n + self.ends + 2 * TAIL_ROOM > self.segment_size:
+        if SEGMENT_HEADER + GROUP_HEADER + n + RUNNING_ROOM + self.ends + 2 * TAIL_ROOM > self.segment_size:
             return fail_n(E_TOO_LARGE, b"The table of keyspace names takes %lld bytes of a log segment of %lld",
                           <int64_t>n, <int64_t>self.segment_size)
         copy = <uint8_t*>malloc(n + 1)
         if copy == NULL:
             return fail(E_NOMEM, b"No memory for the log's table of names")
-        if not self.writing and self.cap < GROUP_HEADER + n + self.ends + END_ROOM:
-            rc = self.grow(GROUP_HEADER + n + self.ends + END_ROOM)
+        if not self.writing and self.cap < GROUP_HEADER + n + RUNNING_ROOM + self.ends + END_ROOM:
+            rc = self.grow(GROUP_HEADER + n + RUNNING_ROOM + self.ends + END_ROOM)
             if rc != OK:
                 free(copy)
                 return rc
@@ -121,6 +121,9 @@ cdef class LogWriter:
         if lsn == self.seg_first + SEGMENT_HEADER and self.names_len > 0:
             memcpy(self.bufs[self.active] + GROUP_HEADER, self.names, self.names_len)
             self.used += self.names_len
+            if self.next_txn:
+                self.bufs[self.active][self.used] = R_RUNNING
+                self.used = put_varint(self.bufs[self.active] + self.used + 1, self.next_txn) - self.bufs[self.active]
         self.end_lsn = lsn if self.used == GROUP_HEADER else lsn + self.used
         self.bound_room()
 
@@ -141,7 +144,7 @@ cdef class LogWriter:
             need = n + self.ends
             if self.used + need <= self.room:
                 return OK
-            cap = GROUP_HEADER + self.names_len + need + END_ROOM
+            cap = GROUP_HEADER + self.names_len + RUNNING_ROOM + need + END_ROOM
             if SEGMENT_HEADER + cap + TAIL_ROOM > self.segment_size:
                 return fail_n(E_TOO_LARGE, b"%lld bytes of log records do not fit a segment of %lld bytes",
                               <int64_t>(self.names_len + need), <int64_t>self.segment_size)
@@ -164,7 +167,7 @@ cdef class LogWriter:
                 # Others were here meanwhile: is it still so?
                 rc = OK
                 if (not self.failed and self.next_first != 0
-                        and self.cap >= GROUP_HEADER + self.names_len + n + self.ends + END_ROOM
+                        and self.cap >= GROUP_HEADER + self.names_len + RUNNING_ROOM + n + self.ends + END_ROOM
                         and self.group_lsn + self.used + GROUP_HEADER + n + self.ends + TAIL_ROOM > self.seg_end):
                     rc = self.switch_segment()
                 self.unclaim()

@@ -128,6 +128,9 @@ cdef class TxnManager:
     cdef uint64_t lazy_lsn      # end of the newest commit that nobody waits for
     cdef uint64_t last_wall     # newest reading of the wall clock, in microseconds
     cdef bint lsm_helpless      # no thread does LSM-trees' work: a writer that has to wait does it itself
+    cdef Condition published    # commits have become visible, or the database closes
+    cdef uint64_t last_end      # LSN behind the newest of them
+    cdef int listeners          # threads that wait for that
     cdef Condition lsm_moved    # that work got on, or is wanted
     cdef Condition lsm_delays   # for writers that are slowed; never signalled
     cdef Work lsm_own           # for work done by writers

@@ -10,7 +10,7 @@ from libc.stdlib cimport abort as c_abort, calloc, realloc, free
 from libc.string cimport memset
 from ..base.coding cimport get64
 from ..base.idmap cimport idmap_init, idmap_destroy
-from ..base.latch cimport condition_init, condition_destroy
+from ..base.latch cimport condition_broadcast, condition_init, condition_destroy
 from ..base.status cimport (OK, ABSENT, AGAIN, E_CLOSED, E_CONFLICT, E_DEADLOCK, E_LOG, E_NOMEM, E_READONLY, E_SNAPSHOT, E_TIMEOUT, E_TOO_LARGE,
                             E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, fail_n)
 from ..log.record cimport Record, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, RECORD_OVERHEAD
@@ -87,6 +87,7 @@ cdef class TxnManager:
         if table_init(&self.table) != OK or holds_init(&self.holds) != OK or idmap_init(&self.memory_blobs) != 0:
             raise MemoryError("no memory for the version table")
         condition_init(&self.lsm_moved)
+        condition_init(&self.published)
         condition_init(&self.lsm_delays)
         self.next_txn = 1
         self.next_keyspace = 1
@@ -134,6 +135,7 @@ cdef class TxnManager:
         predicates_free(self)
         ranges_free(self)
         condition_destroy(&self.lsm_moved)
+        condition_destroy(&self.published)
         condition_destroy(&self.lsm_delays)
         free(self.trees)
 
@@ -635,6 +637,7 @@ cdef class TxnManager:
             return status
         t.id = self.next_txn
         self.next_txn += 1
+        self.log.next_txn = self.next_txn
         t.first_lsn = self.log.end_lsn
         writer_enter(&self.clock, t)
         return OK
@@ -750,6 +753,7 @@ cdef class TxnManager:
             queue_pop(&self.clock)
             t.state = TXN_COMMITTED
             self.clock.visible_ts = t.commit_ts
+            self.last_end = t.commit_lsn
             self.commits += 1
             any = True
             writer_leave(&self.clock, t)
@@ -778,5 +782,7 @@ cdef class TxnManager:
             else:
                 self.garbage = t
             self.garbage_tail = t
+        if any and self.listeners:
+            condition_broadcast(&self.published)
         if any and self.garbage != NULL:
             collect(self, COLLECT_BUDGET + <int>min(own, <uint64_t>COLLECT_OWN))

@@ -1,0 +1,640 @@
+"""Logical decoding: committed transactions, in commit order, from the log alone.
+
+Data flow: `LogReader` walks the synced log (law 5) -> the changes of each transaction are gathered as they come, and taken back where it rolled back to a
+savepoint -> at its commit record they are handed out as one change; at its abort they go.  Commit records stand in commit order, so that is the order of delivery.
+
+Invariants: `floor` is the LSN below which this reader needs no log any more: the first record of the oldest transaction that has not ended, or where the reader
+stands. The engine keeps the log from there (a pin). A transaction whose changes take more memory than all are given is gathered no further ("far"): at its commit
+they are read from the log again, one after another, while they are asked for. Nothing here is under the latch, except questions to the engine.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from ..base.coding cimport get32
+from ..base.latch cimport condition_wait, latch_enter, latch_lock, latch_unlock
+from ..base.status cimport ABSENT, E_CLOSED, OK, fail, raise_status
+from ..log.reader cimport LogReader
+from ..log.record cimport (R_ABORT, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_NAME, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
+                           TAG_ORIGIN, Record)
+from ..log.writer cimport SYNC
+from ..txn.transaction cimport CATALOG, row_valid
+from ..txn.versions cimport Txn
+from .engine cimport Engine
+from .handles cimport CoreDatabase
+
+cdef enum:
+    WAIT_SLICE = 50000            # microseconds between looks at signals
+    OVERHEAD = 160                # memory that a change takes beside its key and value
+
+
+cdef class Operation:
+    """One change within a committed transaction.
+
+    Attributes:
+        keyspace: name of the keyspace.
+        op: ``"put"``, ``"delete"``, ``"delete_range"`` (from `key` up to `value`; None: to the end), ``"create_keyspace"`` (`value`: what the
+            catalogue says of it), ``"drop_keyspace"`` or ``"rename_keyspace"`` (`value`: the new name in UTF-8).
+        key, value: bytes, or None.
+    """
+    cdef readonly str keyspace
+    cdef readonly str op
+    cdef readonly bytes key
+    cdef readonly bytes value
+    cdef uint64_t lsn
+    cdef uint32_t id
+
+    def __init__(self, str keyspace not None, str op not None, bytes key=None, bytes value=None):
+        self.keyspace, self.op, self.key, self.value = keyspace, op, key, value
+
+    def __eq__(self, other):
+        cdef Operation o
+        if not isinstance(other, Operation):
+            return NotImplemented
+        o = <Operation>other
+        return self.keyspace == o.keyspace and self.op == o.op and self.key == o.key and self.value == o.value
+
+    def __hash__(self):
+        return hash((self.keyspace, self.op, self.key, self.value))
+
+    def __reduce__(self):
+        return Operation, (self.keyspace, self.op, self.key, self.value)
+
+    def __repr__(self):
+        rest = ", ".join(repr(each) for each in (self.key, self.value) if each is not None)
+        return f"<{self.op} {self.keyspace!r} {rest}>"
+
+
+cdef Operation made(str keyspace, str op, bytes key, bytes value, uint64_t lsn, uint32_t id):
+    cdef Operation o = Operation.__new__(Operation)
+    o.keyspace, o.op, o.key, o.value, o.lsn, o.id = keyspace, op, key, value, lsn, id
+    return o
+
+
+cdef class Gathered:
+    """What is known of a transaction that has not ended."""
+    cdef uint64_t txn
+    cdef uint64_t first_lsn
+    cdef uint64_t bytes
+    cdef bint early               # it began before the log that is read: some of it is not known
+    cdef bint far                 # its changes are not gathered
+    cdef bint catalog
+    cdef list operations
+    cdef list undone              # (to, at): what lies above `to` and was logged before `at` is taken back
+    cdef list calls               # (name, arguments, wall clock, seed)
+    cdef dict blobs               # number -> bytearray of a large value
+    cdef set loads                # ids of keyspaces that a bulk load of it has put tables into
+    cdef set puts                 # ids of those among them that it has logged changes of, while there are loads
+    cdef bytes origin
+
+    def __cinit__(self):
+        self.operations = []
+
+
+cdef class ChangeReader:
+    """Decodes the log of an open database."""
+    cdef CoreDatabase db
+    cdef Engine e
+    cdef LogReader log
+    cdef object token             # of the pin
+    cdef dict names               # keyspace id -> name
+    cdef dict open                # transaction -> Gathered
+    cdef object wanted            # a frozenset of names, or None
+    cdef uint64_t since           # commits that end at or below it are passed over
+    cdef uint64_t running         # transactions with a number below this began before the log that is read
+    cdef bint complete            # of every transaction that is delivered all has been retained: nothing is checked
+    cdef uint64_t memory
+    cdef uint64_t budget
+    cdef uint64_t oldest
+    cdef bint limited
+    cdef readonly uint64_t position    # all that commits below it has been delivered
+
+    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete):
+        """since: an LSN, None for what the log has from its beginning; restart: where to begin to read, None where that is not known; complete: see there."""
+        cdef Engine e = db.engine
+        cdef uint64_t begin
+        db.alive()
+        self.db = db
+        self.e = e
+        self.open = {}
+        self.wanted = wanted
+        self.budget = budget
+        self.complete = complete
+        self.names = {}
+        self.log = LogReader()
+        self.token = e.pin_log(0)
+        try:
+            segments = [int(name[:16], 16) for name in e.segments() if name.endswith(b".wal") and not name.startswith(b"spare")]
+            self.oldest = min(segments, default=0)
+            begin = e.log.synced_lsn
+            if since is not None and since > begin:
+                begin = self.sync()
+            self.since = 0 if since is None else since
+            self.position = self.since
+            if since is not None and since < self.oldest:
+                gone(f"the log begins at LSN {self.oldest}; what was committed from LSN {since} on is not there any more")
+            if since is not None and since > begin and not e.read_only:
+                raise ValueError(f"since={since} lies beyond the end of the log, LSN {begin}")
+            begin = self.oldest if restart is None or restart < self.oldest else restart
+            self.begin(self.log, begin)
+            self.names = names_as_of(self, begin)
+        except BaseException:
+            self.close()
+            raise
+
+    cdef int begin(self, LogReader log, uint64_t lsn) except -1:
+        """Opens the log at the segment that holds `lsn`, so that what it opens with is read too."""
+        cdef Engine e = self.e
+        cdef bytes log_dir = e.log_dir
+        cdef uint64_t first = 0
+        cdef int status
+        for name in e.segments():
+            if name.endswith(b".wal") and not name.startswith(b"spare") and first <= int(name[:16], 16) <= lsn:
+                first = int(name[:16], 16)
+        status = log.open(e.vfs, log_dir, first, e.segment_size, e.store.sb.database_id)
+        if status != OK and status != ABSENT:
+            raise_status(status)
+        self.limited = not e.read_only
+        if self.limited:
+            latch_enter(&e.latch)
+            log.limit_lsn = e.log.synced_lsn
+            latch_unlock(&e.latch)
+        return 0
+
+    cdef uint64_t sync(self) except? 0:
+        """What is committed becomes part of what can be read; where that ends."""
+        cdef Engine e = self.e
+        cdef uint64_t end
+        cdef int status = OK
+        with nogil:
+            latch_lock(&e.latch)
+            if not e.read_only:
+                status = e.admit()
+                if status == OK:
+                    status = e.log.flush(e.log.end_lsn, SYNC)
+                    e.txns.publish()
+                    e.leave()
+            end = e.log.synced_lsn
+            latch_unlock(&e.latch)
+        if status != OK:
+            raise_status(status)
+        return end
+
+    def close(self):
+        """Lets go of the log."""
+        self.log.close()
+        self.open.clear()
+        if self.token is not None:
+            token, self.token = self.token, None
+            if not self.e.foreign_process():
+                self.e.unpin_log(token)
+
+    def __dealloc__(self):
+        if self.token is not None and self.e is not None and not self.e.foreign_process():
+            self.e.unpin_log(self.token)
+
+    @property
+    def floor(self):
+        """The LSN below which this reader needs no log."""
+        cdef Gathered g
+        cdef uint64_t least = self.log.rec_lsn if self.log.rec < self.log.rec_end else self.log.end_lsn
+        for g in self.open.values():
+            if g.first_lsn < least:
+                least = g.first_lsn
+        return least
+
+    def let_go(self, lsn=None):
+        """Moves the pin up to `lsn`, or as far as possible."""
+        if self.token is not None:
+            self.e.move_pin(self.token, self.floor if lsn is None else min(lsn, self.floor))
+
+    # --- waiting
+
+    def wait(self, double seconds):
+        """Waits until there may be more to read, at most so long; whether there may be. What is committed and not synced yet is synced. Ctrl-C ends it."""
+        cdef Engine e = self.e
+        cdef int64_t left = <int64_t>(seconds * 1e6), piece
+        cdef uint64_t end
+        cdef int status = OK
+        cdef bint more = False
+        self.db.alive()
+        if not self.limited:
+            return False
+        while True:
+            with nogil:
+                latch_lock(&e.latch)
+                status = e.admit()
+                if status == OK:
+                    end = self.log.end_lsn
+                    if e.log.synced_lsn <= end and e.txns.last_end > end:
+                        status = e.log.flush(e.log.end_lsn, SYNC)
+                        e.txns.publish()
+                    more = e.log.synced_lsn > end and e.txns.last_end > end
+                    if status == OK and not more and left > 0:
+                        piece = left if left < WAIT_SLICE else WAIT_SLICE
+                        e.txns.listeners += 1
+                        condition_wait(&e.txns.published, &e.latch, piece)
+                        e.txns.listeners -= 1
+                        left -= piece
+                    e.leave()
+                latch_unlock(&e.latch)
+            if status != OK:
+                raise_status(status)
+            if more:
+                return True
+            PyErr_CheckSignals()
+            if left <= 0:
+                return False
+
+    # --- decoding
+
+    def next_change(self):
+        """The next commit as (lsn behind it, commit timestamp, wall clock in microseconds, origin or None, operations, calls); None where the synced log ends.
+        operations: a list, or where they are too many a `Far`."""
+        cdef Record r
+        cdef Engine e = self.e
+        cdef uint64_t limit = 0
+        cdef int status
+        if self.token is None:
+            raise_status(fail(E_CLOSED, b"the stream of changes is closed"))
+        if e.closing or e.foreign_process():
+            self.db.alive()
+        while True:
+            if self.log.rec < self.log.rec_end:
+                status = self.log.next(&r)
+            else:
+                with nogil:
+                    status = self.log.next(&r)
+            if status == OK:
+                change = self.take(&r)
+                if change is not None:
+                    return change
+                continue
+            if status != ABSENT:
+                raise_status(status)
+            if not self.limited:
+                return None
+            latch_enter(&e.latch)
+            limit = e.log.synced_lsn
+            latch_unlock(&e.latch)
+            if limit <= self.log.end_lsn:
+                return None
+            with nogil:
+                status = self.log.resume(limit, e.store.sb.database_id)
+            if status != OK:
+                raise_status(status)
+            if limit <= self.log.end_lsn:
+                return None
+
+    cdef object take(self, Record* r):
+        cdef Gathered g
+        if r.type == R_RUNNING:
+            if self.running == 0:
+                self.running = r.a
+            return None
+        if r.txn == 0:
+            return None
+        g = <Gathered>self.open.get(r.txn)
+        if g is None:
+            if r.type == R_ABORT or r.type == R_ROLLBACK:
+                return None
+            g = Gathered()
+            g.txn = r.txn
+            g.first_lsn = r.lsn
+            g.early = r.txn < self.running
+            self.open[r.txn] = g
+        if r.type == R_COMMIT:
+            del self.open[r.txn]
+            self.memory -= g.bytes
+            return self.committed(g, r)
+        if r.type == R_ABORT:
+            del self.open[r.txn]
+            self.memory -= g.bytes
+            return None
+        gather(self, g, r)
+        if self.memory > self.budget:
+            self.shed()
+        return None
+
+    cdef str name_of(self, uint32_t id):
+        """Its name, or None where nobody wants to know of it."""
+        name = self.names.get(id)
+        if name is None:
+            return None
+        return name if self.wanted is None or name in self.wanted else None
+
+    cdef object shed(self):
+        """Gathers no more of the largest transaction."""
+        cdef Gathered g, largest = None
+        for g in self.open.values():
+            if largest is None or g.bytes > largest.bytes:
+                largest = g
+        if largest is not None and not largest.far:
+            largest.far = True
+            largest.operations = [o for o in largest.operations if (<Operation>o).id == CATALOG]
+            largest.blobs = None
+            self.memory -= largest.bytes
+            largest.bytes = 0
+
+    cdef object committed(self, Gathered g, Record* r):
+        cdef uint64_t lsn = self.log.rec_lsn          # behind the record
+        cdef object operations
+        if lsn <= self.since:
+            return None                               # the names are those that it left
+        if g.early and not self.complete:
+            gone(f"transaction {g.txn} began before LSN {self.oldest}, where the log begins now")
+        if g.loads and (g.puts is None or g.loads - g.puts):
+            names = ", ".join(repr(self.names.get(id, id)) for id in g.loads - (g.puts or set()))
+            gone(f"{names} was loaded without the log, by ingest(logged=False), in the transaction that ends at LSN {lsn}")
+        self.position = lsn
+        if g.catalog:
+            self.catalogued(g)
+        if g.far:
+            operations = Far(self, g, r.lsn)
+        else:
+            operations = g.operations
+            if not operations and not g.calls:
+                return None
+        return (lsn, r.a, r.b, g.origin, operations, g.calls)
+
+    cdef object catalogued(self, Gathered g):
+        """The catalogue has changed: so have the names, of what others have gathered too. A renaming is logged as a deletion and, next, a put of the same row."""
+        cdef Operation o, following
+        cdef Gathered other
+        cdef list shown = [], rows = [o for o in g.operations if (<Operation>o).id == CATALOG]
+        cdef Py_ssize_t at = 0
+        cdef str name, old
+        for o in g.operations:
+            if o.id != CATALOG:
+                o.keyspace = self.name_of(o.id)         # it may have been made or renamed in this very transaction
+                if o.keyspace is not None:
+                    shown.append(o)
+                continue
+            at += 1
+            name = o.key.decode()
+            if o.op == "delete":
+                for id in [id for id, borne in self.names.items() if borne == name]:
+                    following = <Operation>rows[at] if at < len(rows) else None
+                    if following is not None and following.op == "put" and get32(<char*>following.value) == id:
+                        continue
+                    del self.names[id]
+                    if self.wanted is None or name in self.wanted:
+                        shown.append(made(name, "drop_keyspace", None, None, o.lsn, CATALOG))
+                continue
+            id = get32(<char*>o.value)
+            old = self.names.get(id)
+            self.names[id] = name
+            if old is None:
+                if self.wanted is None or name in self.wanted:
+                    shown.append(made(name, "create_keyspace", None, o.value, o.lsn, CATALOG))
+                continue
+            if self.wanted is None or name in self.wanted or old in self.wanted:
+                shown.append(made(old, "rename_keyspace", None, o.key, o.lsn, CATALOG))
+            for other in self.open.values():
+                rename_all(other.operations, id, self.name_of(id))
+        g.operations = shown
+
+
+cdef dict names_as_of(ChangeReader reader, uint64_t begin):
+    """The names of keyspaces where the reader's first delivery comes: those of now, with the changes of the catalogue that commit in between taken back.
+
+    A deletion is logged without the id that bore the name. Which it was follows from the pairs of id and name that the log shows elsewhere: where it was made or renamed,
+    or in the table that a segment opens with. Of several that bore it before, the youngest that is not accounted for, since we go backwards."""
+    cdef LogReader log = LogReader()
+    cdef Record r
+    cdef int status
+    cdef bint open_ones = False
+    cdef dict names = {}, changed = {}
+    cdef dict known = {}                          # (id, name) -> LSN by which it bore that name
+    cdef list commits = []
+    with reader.db.core_transaction_plain() as txn:
+        newest = txn.snapshot
+        for name, id, _ in txn.catalog_rows():
+            names[id] = name
+            known[id, name] = <uint64_t>-1
+    reader.sync()
+    reader.begin(log, begin)
+    try:
+        while True:
+            with nogil:
+                while True:
+                    status = log.next(&r)
+                    if status != OK or r.type == R_NAME or (r.keyspace == CATALOG and (r.type == R_PUT or r.type == R_DELETE)):
+                        break
+                    if open_ones and (r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK):
+                        break
+            if status == ABSENT:
+                break
+            if status != OK:
+                raise_status(status)
+            name = r.key[:r.klen].decode("utf-8", "replace") if r.type == R_NAME or r.type == R_PUT or r.type == R_DELETE else ""
+            if (r.type == R_NAME or r.type == R_PUT) and not row_valid(r.value, r.vlen):
+                continue
+            if r.type == R_NAME:
+                pair = (get32(r.value), name)
+                known[pair] = min(r.lsn, known.get(pair, r.lsn))
+                continue
+            if r.type == R_PUT or r.type == R_DELETE:
+                changed.setdefault(r.txn, []).append((r.lsn, name, get32(r.value) if r.type == R_PUT else None))
+            elif r.txn in changed and r.type == R_ROLLBACK:
+                changed[r.txn] = [each for each in changed[r.txn] if each[0] <= r.a]
+            elif r.txn in changed:
+                ops = changed.pop(r.txn)
+                if r.type == R_COMMIT:
+                    for lsn, name, id in ops:
+                        if id is not None:
+                            known[id, name] = min(lsn, known.get((id, name), lsn))
+                if r.type == R_COMMIT and log.rec_lsn > reader.since and r.a <= newest:
+                    commits.append(ops)
+            open_ones = len(changed) > 0
+    finally:
+        log.close()
+    for ops in reversed(commits):
+        for i in range(len(ops) - 1, -1, -1):
+            lsn, name, id = ops[i]
+            if id is not None:
+                names.pop(id, None)
+                if i > 0 and ops[i - 1][2] is None and ops[i - 1][1] != name and (id, ops[i - 1][1]) in known:      # a rename: its deletion is done with
+                    names[id] = ops[i - 1][1]
+                continue
+            if i + 1 < len(ops) and ops[i + 1][2] is not None and ops[i + 1][1] != name and (ops[i + 1][2], name) in known:
+                continue
+            borne = [other for (other, called), since in known.items() if called == name and since < lsn and other not in names]
+            if borne:
+                names[max(borne)] = name
+    return names
+
+
+cdef object rename_all(list operations, uint32_t id, str name):
+    cdef Operation o
+    for o in operations:
+        if o.id == id and o.id != CATALOG:
+            o.keyspace = name
+
+
+cdef int gather(ChangeReader reader, Gathered g, Record* r) except -1:
+    """One more record of a transaction that has not ended."""
+    cdef Operation o
+    cdef str name
+    if r.type == R_ROLLBACK:
+        while g.operations:
+            o = <Operation>g.operations[len(g.operations) - 1]
+            if o.lsn <= r.a:
+                break
+            g.operations.pop()
+        if g.undone is None:
+            g.undone = []
+        g.undone.append((r.a, r.lsn))
+    elif r.type == R_TAG:
+        if r.a == TAG_ORIGIN:
+            g.origin = r.value[:r.vlen]
+    elif r.type == R_CALL:
+        if g.calls is None:
+            g.calls = []
+        g.calls.append((r.key[:r.klen], r.value[:r.vlen], r.a, r.b))
+    elif r.type == R_EDIT:
+        if reader.wanted is not None and reader.name_of(r.keyspace) is None:
+            return 0
+        if g.loads is None:
+            g.loads = set()
+        g.loads.add(r.keyspace)
+        for o in g.operations:
+            if o.id == r.keyspace:
+                if g.puts is None:
+                    g.puts = set()
+                g.puts.add(r.keyspace)
+                break
+        if g.far:                      # it has logged more than one changes; of what is not known
+            g.puts = g.puts or set()
+            g.puts.add(r.keyspace)
+    elif r.type == R_CHUNK:
+        if g.far:
+            return 0
+        if g.blobs is None:
+            g.blobs = {}
+        g.blobs.setdefault(r.a, bytearray()).extend(r.value[:r.vlen])
+        g.bytes += r.vlen
+        reader.memory += r.vlen
+    elif r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE:
+        if r.keyspace == CATALOG:
+            if r.type == R_PUT and not row_valid(r.value, r.vlen):
+                return 0
+            g.catalog = True
+            if g.far:
+                g.operations.append(read_operation(reader, g, r, ""))
+                return 0
+            name = ""
+        elif g.far:
+            return 0
+        else:
+            name = reader.name_of(r.keyspace)
+            if name is None and not (g.catalog and r.keyspace not in reader.names):
+                if r.type == R_PUT_BLOB and g.blobs is not None:
+                    g.blobs.pop(r.a, None)
+                return 0
+        o = read_operation(reader, g, r, name)
+        g.operations.append(o)
+        g.bytes += r.klen + r.vlen + OVERHEAD
+        reader.memory += r.klen + r.vlen + OVERHEAD
+    return 0
+
+
+cdef Operation read_operation(ChangeReader reader, Gathered g, Record* r, str name):
+    cdef bytes key = PyBytes_FromStringAndSize(r.key, r.klen)
+    if r.type == R_PUT:
+        return made(name, "put", key, PyBytes_FromStringAndSize(r.value, r.vlen), r.lsn, r.keyspace)
+    if r.type == R_DELETE:
+        return made(name, "delete", key, None, r.lsn, r.keyspace)
+    if r.type == R_DELETE_RANGE:
+        return made(name, "delete_range", key, None if r.a else PyBytes_FromStringAndSize(r.value, r.vlen), r.lsn, r.keyspace)
+    value = g.blobs.pop(r.a, None) if g.blobs is not None else None
+    if value is None or len(value) != r.b:
+        gone(f"a large value of transaction {g.txn} is not whole in the log that is there")
+    return made(name, "put", key, bytes(value), r.lsn, r.keyspace)
+
+
+cdef class Far:
+    """The operations of a transaction that takes more memory than there is for all: read from the log again, at each iteration, as long as the stream stands at it."""
+    cdef ChangeReader reader
+    cdef uint64_t txn
+    cdef uint64_t first_lsn
+    cdef uint64_t commit_lsn
+    cdef list undone
+    cdef list catalog             # its changes of the catalogue
+    cdef dict names
+
+    def __init__(self, ChangeReader reader, Gathered g, commit_lsn):
+        self.reader = reader
+        self.txn, self.first_lsn, self.commit_lsn = g.txn, g.first_lsn, commit_lsn
+        self.undone = g.undone or []
+        self.catalog = g.operations
+        self.names = dict(reader.names)
+
+    def __iter__(self):
+        cdef Engine e = self.reader.e
+        cdef LogReader log = LogReader()
+        cdef Gathered g = Gathered()
+        cdef Record r
+        cdef bytes log_dir = e.log_dir
+        cdef str name
+        cdef int status
+        g.txn = self.txn
+        if self.reader.token is None:
+            raise_status(fail(E_CLOSED, b"the stream of changes is closed"))
+        self.reader.db.alive()
+        yield from self.catalog
+        token = e.pin_log(self.first_lsn)
+        try:
+            status = log.open(e.vfs, log_dir, self.first_lsn, e.segment_size, e.store.sb.database_id)
+            if status != OK:
+                raise_status(status)
+            log.limit_lsn = self.reader.log.end_lsn
+            while True:
+                status = log.next(&r)
+                if status != OK and status != ABSENT:
+                    raise_status(status)
+                if status == ABSENT or r.lsn >= self.commit_lsn:
+                    return
+                if r.txn != self.txn:
+                    continue
+                if r.type == R_CHUNK:
+                    if g.blobs is None:
+                        g.blobs = {}
+                    g.blobs.setdefault(r.a, bytearray()).extend(r.value[:r.vlen])
+                elif r.keyspace != CATALOG and (r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE):
+                    name = self.names.get(r.keyspace)
+                    if name is None or (self.reader.wanted is not None and name not in self.reader.wanted) or taken_back(self.undone, r.lsn):
+                        if r.type == R_PUT_BLOB and g.blobs is not None:
+                            g.blobs.pop(r.a, None)
+                        continue
+                    yield read_operation(self.reader, g, &r, name)
+        finally:
+            log.close()
+            e.unpin_log(token)
+
+
+cdef bint taken_back(list undone, uint64_t lsn) except -1:
+    for to, at in undone:
+        if to < lsn < at:
+            return True
+    return False
+
+
+cdef int gone(str text) except -1:
+    from ..base.status import registered_errors
+    raise registered_errors()["ChangesGone"](text)
+
+
+def oldest_running(CoreDatabase db not None):
+    """(LSN of the first record of the oldest transaction in flight, or the log's end; the log's end)."""
+    cdef Engine e = db.engine
+    cdef Txn* t
+    cdef uint64_t least, end
+    latch_enter(&e.latch)
+    least = end = e.log.end_lsn
+    t = e.txns.clock.first_writer
+    while t != NULL:
+        if t.id and t.first_lsn < least:
+            least = t.first_lsn
+        t = t.writer_next
+    latch_unlock(&e.latch)
+    return least, end

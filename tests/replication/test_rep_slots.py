@@ -1,0 +1,162 @@
+"""Slots: they outlast the process, hold the log, and are lost rather than fill the disk."""
+
+import pytest
+from rephelp import Model, follow_all
+
+import enginelib
+
+
+def fill(db, ks, megabytes=4):
+    for i in range(megabytes * 10):
+        ks.put(b"%d" % i, b"v" * 100_000)
+    db.checkpoint()
+
+
+def test_what_is_acknowledged_is_not_given_again(path, tree):
+    with enginelib.open(path) as db:
+        ks = db.keyspace("space", **tree)
+        ks[b"before"] = b""
+        slot = db.create_slot("s")
+        assert slot.valid and not slot.active and slot.confirmed <= slot.restart + slot.lag
+        for i in range(10):
+            ks[b"%d" % i] = b""
+        with db.changes(slot="s") as stream:
+            assert db.slots()[0].active
+            first = [next(stream).operations[0].key for _ in range(4)]
+            stream.acknowledge()
+            assert [c.operations[0].key for c in stream][-1] == b"9"
+        assert first == [b"0", b"1", b"2", b"3"]
+        assert not db.slots()[0].active
+    with enginelib.open(path) as db:
+        ks = db["space"]
+        ks[b"later"] = b""
+        with db.changes(slot="s") as stream:
+            keys = [(c.lsn, c.operations[0].key) for c in stream]
+            assert [key for _, key in keys] == [b"4", b"5", b"6", b"7", b"8", b"9", b"later"]
+            stream.acknowledge(keys[2][0])
+        with db.changes(slot="s") as stream:
+            assert next(stream).operations[0].key == b"7"
+        db.drop_slot("s")
+        assert db.slots() == []
+        with pytest.raises(KeyError):
+            db.changes(slot="s")
+        with pytest.raises(KeyError):
+            db.drop_slot("s")
+
+
+def test_a_slot_holds_the_log_through_checkpoints_and_restarts(path, tree):
+    db = enginelib.open(path, segment_size=1 << 20, durability="os")
+    ks = db.keyspace("space", **tree)
+    before = Model()
+    follow_all(db.changes(), before)
+    db.create_slot("s")
+    for _ in range(3):
+        fill(db, ks)
+        db.abandon()
+        db = enginelib.open(path, segment_size=1 << 20, durability="os")
+        ks = db["space"]
+    with db.changes(slot="s") as stream:
+        follow_all(stream, before)
+        stream.acknowledge()
+    before.agrees_with(db)
+    kept = len(list((path / "log").glob("*.wal")))
+    for _ in range(3):
+        ks[b"x"] = b""
+        db.checkpoint()
+    with db.changes(slot="s") as stream:
+        list(stream)
+        stream.acknowledge()
+    db.close()
+    with enginelib.open(path) as db:
+        db.checkpoint()
+        db.checkpoint()
+        names = [p for p in (path / "log").glob("*.wal") if not p.name.startswith("spare")]
+        assert len(names) < kept, "what was acknowledged is let go of"
+
+
+def test_a_slot_that_falls_behind_is_lost_and_says_so(path, tree):
+    with enginelib.open(path, segment_size=1 << 20, durability="os") as db:
+        ks = db.keyspace("space", **tree)
+        db.create_slot("forgotten", max_lag_bytes=2 << 20)
+        db.create_slot("kept")
+        fill(db, ks)
+        fill(db, ks)
+        states = {slot.name: slot.valid for slot in db.slots()}
+        assert states == {"forgotten": False, "kept": True}
+        with pytest.raises(enginelib.ChangesGone, match="'forgotten' fell behind by more than its 2097152 bytes"):
+            db.changes(slot="forgotten")
+        with db.changes(slot="kept") as stream:
+            assert len(list(stream)) == 80
+    with enginelib.open(path) as db:
+        assert [slot.valid for slot in db.slots()] == [False, True], "and stays so"
+        db.drop_slot("forgotten")
+
+
+def test_a_slot_begins_before_transactions_in_flight(db, tree):
+    ks = db.keyspace("space", **tree)
+    txn = db.transaction()
+    txn.put(ks, b"early", b"")
+    db.create_slot("s")
+    txn.put(ks, b"late", b"")
+    txn.commit()
+    with db.changes(slot="s") as stream:
+        (change,) = stream
+        assert [o.key for o in change.operations] == [b"early", b"late"]
+
+
+def test_a_slot_may_begin_in_the_past(db, tree):
+    ks = db.keyspace("space", **tree)
+    for i in range(10):
+        ks[b"%d" % i] = b""
+    changes = list(db.changes())
+    db.create_slot("s", since=changes[5].lsn)
+    with db.changes(slot="s") as stream:
+        assert [c.lsn for c in stream] == [c.lsn for c in changes[6:]]
+
+
+def test_misuse_of_slots_is_refused(path, tree):
+    with enginelib.open(path) as db:
+        db.keyspace("space", **tree)
+        db.create_slot("s")
+        with pytest.raises(ValueError, match="already"):
+            db.create_slot("s")
+        with pytest.raises(ValueError, match="1 to 255 bytes"):
+            db.create_slot("")
+        with pytest.raises(ValueError, match="positive"):
+            db.create_slot("t", max_lag_bytes=0)
+        with pytest.raises(ValueError, match="leave since out"):
+            db.changes(slot="s", since=5)
+        with db.changes(slot="s"):
+            with pytest.raises(enginelib.UsageError, match="one reader"):
+                db.changes(slot="s")
+            with pytest.raises(enginelib.UsageError, match="close that stream"):
+                db.drop_slot("s")
+        with pytest.raises(enginelib.UsageError, match="with a slot"):
+            db.changes().acknowledge()
+        for i in range(63):
+            db.create_slot(f"slot {i}")
+        with pytest.raises(ValueError, match="64 slots"):
+            db.create_slot("one more")
+        assert len(db.slots()) == 64
+    with enginelib.open(path, read_only=True) as db:
+        assert len(db.slots()) == 64
+        with pytest.raises(enginelib.ReadOnlyError):
+            db.create_slot("t")
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_a_damaged_file_of_slots_is_told(path, damage):
+    with enginelib.open(path) as db:
+        db.create_slot("s")
+    file = path / "slots"
+    data = bytearray(file.read_bytes())
+    if damage is None:
+        data[30] ^= 1
+    else:
+        data = damage
+    file.write_bytes(bytes(data))
+    with pytest.raises(enginelib.CorruptionError, match="slots"):
+        enginelib.open(path)
+    file.unlink()
+    with enginelib.open(path) as db:
+        assert db.slots() == []
