@@ -24,6 +24,7 @@ Error                             (base of all below)
     NotDeterministic       no     a logged procedure does something else when it is repeated
     NotSupported           no     this version cannot do it, or the files are of a newer format
   ChangesGone              no     the log does not hold what a stream of changes asks for any more
+  FencedError              no     changes come from a leader that was replaced by a follower of it
   DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
   StorageError             no     the system refused a file operation, or this is no database; an ``OSError``
     DiskFull               no     no space is left; nothing of the operation remains, the database goes on
@@ -52,6 +53,7 @@ __all__ = [
     "DeadlockDetected",
     "DiskFull",
     "Error",
+    "FencedError",
     "ForkError",
     "LockTimeout",
     "LogWriteError",
@@ -238,6 +240,13 @@ class ChangesGone(Error):
 
     code = "changes_gone"
     hint = "Begin with a new copy of the data, and a slot made before it: a slot keeps the log for its reader."
+
+
+class FencedError(Error):
+    """Changes come from a leader that was replaced: a follower of it was promoted since, and goes on in its place."""
+
+    code = "fenced"
+    hint = "Take the data of the old leader as lost or for comparison only, and make it a follower of the new one."
 
 
 class DatabaseLocked(Error):

@@ -76,6 +76,17 @@ class Transaction(Commuting):
         """
         return Savepoint(self)
 
+    def keyspace(self, name: str) -> Keyspace:
+        """Returns a keyspace as this transaction knows it, which may have made or renamed it.
+
+        Raises:
+            KeyError: it knows none of that name.
+        """
+        found: Keyspace | None = self.open_keyspace(Keyspace, name)
+        if found is None:
+            raise KeyError(f"no keyspace named {name!r} in this transaction")
+        return found
+
     def create_keyspace(  # type: ignore[override]
         self, name: str, backend: str = "btree", **options: Unpack[KeyspaceOptions]
     ) -> Keyspace:

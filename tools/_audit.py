@@ -79,7 +79,7 @@ class Audit:
                     change = reader.next_change()
                 if change is None:
                     break
-                lsn, sequence, _, _, operations, _ = change
+                lsn, sequence, operations = change.lsn, change.sequence, change.operations
                 if sequence <= last or lsn <= at:
                     raise Finding(f"the stream gives commit {sequence} at {lsn} after {last} at {at}")
                 at, last = lsn, sequence

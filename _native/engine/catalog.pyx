@@ -1,17 +1,19 @@
 """Keyspaces by name: see catalog.pxd."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
-from ..base.coding cimport get32
+from ..base.coding cimport get32, put32
 from ..base.latch cimport latch_enter, latch_unlock
 from ..base.status cimport OK, AGAIN, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.status import registered_errors
 from ..index.btree cimport MAX_BATCH, BTree
 from ..index.lsm cimport LsmTree
+from ..log.record cimport TAG_NAMED
 from ..txn.keyspaces cimport tree_admit
 from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, TREE_DROPPING, row_valid
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
 from .lsmtree cimport options_row
+from .procedures cimport log_tag
 from .recovery cimport make_tree
 from .steps cimport raise_lacking
 from .txnhandle cimport CoreTransaction
@@ -135,16 +137,25 @@ cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend
     return keyspace_handle(txn.database, cls, name, row)
 
 
+cdef int tag_named(CoreTransaction txn, uint32_t id, bytes name) except -1:
+    """Tells readers of the log which keyspace it was whose row has just been deleted."""
+    cdef char encoded[4]
+    put32(encoded, id)
+    log_tag(txn, TAG_NAMED, encoded[:4] + name)
+    return 0
+
+
 cdef int drop_keyspace(CoreTransaction txn, str name) except -1:
     cdef bytes row = catalog_row(txn, name)
     cdef Lack lack
     cdef uint32_t id
-    cdef int status
+    cdef int status, depth
     if row is None:
         raise KeyError(f"no keyspace named {name!r}")
     id = get32(PyBytes_AS_STRING(row))
     lack_init(&lack)
     txn.t.deadline = 0
+    depth = txn.save()
     while True:                   # nobody else may have changes under way in it, and the drop shuts it in the same latch hold
         latch_enter(&txn.engine.latch)
         status = txn.still()
@@ -159,10 +170,18 @@ cdef int drop_keyspace(CoreTransaction txn, str name) except -1:
             txn.m.settle(&lack)
         latch_unlock(&txn.engine.latch)
         if status == OK:
-            return 0
+            break
         if status != AGAIN:
+            txn.release(depth)
             raise_lacking(txn.m, status, &lack)
         txn.obtain(&lack)
+    try:
+        tag_named(txn, id, key)
+    except BaseException:
+        txn.take_back(depth)
+        raise
+    txn.release(depth)
+    return 0
 
 
 cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1:
@@ -179,6 +198,7 @@ cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1:
     depth = txn.save()
     try:
         txn.change(OP_DELETE, catalog, encode_name(old), None, &lack)
+        tag_named(txn, get32(PyBytes_AS_STRING(row)), encode_name(old))
         txn.change(OP_PUT, catalog, encode_name(new), row, &lack)
     except BaseException:
         txn.take_back(depth)

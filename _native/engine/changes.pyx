@@ -7,6 +7,7 @@ Invariants: `floor` is the LSN below which this reader needs no log any more: th
 stands. The engine keeps the log from there (a pin). A transaction whose changes take more memory than all are given is gathered no further ("far"): at its commit
 they are read from the log again, one after another, while they are asked for. Nothing here is under the latch, except questions to the engine.
 """
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -14,8 +15,8 @@ from ..base.coding cimport get32
 from ..base.latch cimport condition_wait, latch_enter, latch_lock, latch_unlock
 from ..base.status cimport ABSENT, E_CLOSED, OK, fail, raise_status
 from ..log.reader cimport LogReader
-from ..log.record cimport (R_ABORT, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_NAME, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
-                           TAG_ORIGIN, Record)
+from ..log.record cimport (R_ABORT, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
+                           TAG_NAMED, TAG_ORIGIN, Record)
 from ..log.writer cimport SYNC
 from ..txn.transaction cimport CATALOG, row_valid
 from ..txn.versions cimport Txn
@@ -27,6 +28,7 @@ cdef enum:
     OVERHEAD = 160                # memory that a change takes beside its key and value
 
 
+@cython.freelist(256)
 cdef class Operation:
     """One change within a committed transaction.
 
@@ -70,6 +72,52 @@ cdef Operation made(str keyspace, str op, bytes key, bytes value, uint64_t lsn, 
     return o
 
 
+@cython.no_gc
+@cython.freelist(256)
+cdef class Change:
+    """A committed transaction.
+
+    Attributes:
+        database_id: 16 bytes that name the database.
+        epoch: raised by each promotion of a follower.
+        sequence: its place in the commit order of the database; grows by every commit.
+        lsn: where the log goes on behind it: the ``since`` to read on from.
+        commit_ts: its commit timestamp.
+        time: of its commit, in seconds since 1970.
+        origin: the database in which it was made first, where it came from another by a `Follower`; None for this one.
+        operations: its operations in order. Of a transaction larger than the memory of the stream an iterable that
+            reads them from the log again, for as long as the stream stands at this change.
+        calls: the calls of logged procedures in it.
+    """
+    cdef readonly bytes database_id
+    cdef readonly uint64_t epoch
+    cdef readonly uint64_t sequence
+    cdef readonly uint64_t lsn
+    cdef readonly uint64_t commit_ts
+    cdef readonly double time
+    cdef readonly bytes origin
+    cdef readonly object operations
+    cdef readonly tuple calls
+
+    def __init__(self, bytes database_id not None, epoch, sequence, lsn, commit_ts, double time, bytes origin, operations, tuple calls=()):
+        self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts = database_id, epoch, sequence, lsn, commit_ts
+        self.time, self.origin, self.operations, self.calls = time, origin, operations, calls
+
+    def __reduce__(self):
+        return Change, (self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts, self.time, self.origin, self.operations, self.calls)
+
+    def __eq__(self, other):
+        return self.__reduce__() == other.__reduce__() if isinstance(other, Change) else NotImplemented
+
+    def __hash__(self):
+        return hash((self.database_id, self.epoch, self.sequence))
+
+    def __repr__(self):
+        return f"<enginelib.replication.Change {self.sequence} at LSN {self.lsn}, {self.operations!r}>"
+
+
+@cython.no_gc
+@cython.freelist(16)
 cdef class Gathered:
     """What is known of a transaction that has not ended."""
     cdef uint64_t txn
@@ -106,6 +154,8 @@ cdef class ChangeReader:
     cdef uint64_t budget
     cdef uint64_t oldest
     cdef bint limited
+    cdef bytes database_id
+    cdef public bint cancelled    # who waits for more stops at that
     cdef readonly uint64_t position    # all that commits below it has been delivered
 
     def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete):
@@ -115,6 +165,7 @@ cdef class ChangeReader:
         db.alive()
         self.db = db
         self.e = e
+        self.database_id = db.database_id
         self.open = {}
         self.wanted = wanted
         self.budget = budget
@@ -242,14 +293,13 @@ cdef class ChangeReader:
             if more:
                 return True
             PyErr_CheckSignals()
-            if left <= 0:
+            if left <= 0 or self.cancelled:
                 return False
 
     # --- decoding
 
     def next_change(self):
-        """The next commit as (lsn behind it, commit timestamp, wall clock in microseconds, origin or None, operations, calls); None where the synced log ends.
-        operations: a list, or where they are too many a `Far`."""
+        """The next commit; None where the synced log ends. Its operations: a list, or where they are too many a `Far`; its calls: as the log has them."""
         cdef Record r
         cdef Engine e = self.e
         cdef uint64_t limit = 0
@@ -284,6 +334,20 @@ cdef class ChangeReader:
                 raise_status(status)
             if limit <= self.log.end_lsn:
                 return None
+
+    def next_changes(self, Py_ssize_t most, Py_ssize_t operations):
+        """A list of the next commits: at most so many, until there are so many operations in them; one whose operations are read from the log ends it."""
+        cdef Change change
+        cdef list found = []
+        while len(found) < most and operations > 0:
+            change = self.next_change()
+            if change is None:
+                break
+            found.append(change)
+            if type(change.operations) is not list:
+                break
+            operations -= len(<list>change.operations)
+        return found
 
     cdef object take(self, Record* r):
         cdef Gathered g
@@ -338,6 +402,7 @@ cdef class ChangeReader:
     cdef object committed(self, Gathered g, Record* r):
         cdef uint64_t lsn = self.log.rec_lsn          # behind the record
         cdef object operations
+        cdef Change change
         if lsn <= self.since:
             return None                               # the names are those that it left
         if g.early and not self.complete:
@@ -354,10 +419,19 @@ cdef class ChangeReader:
             operations = g.operations
             if not operations and not g.calls:
                 return None
-        return (lsn, r.a, r.b, g.origin, operations, g.calls)
+        change = Change.__new__(Change)
+        change.database_id = self.database_id
+        change.epoch = self.e.fields.epoch
+        change.sequence = change.commit_ts = r.a
+        change.lsn = lsn
+        change.time = <double>r.b / 1e6
+        change.origin = g.origin
+        change.operations = operations
+        change.calls = () if g.calls is None else tuple(g.calls)
+        return change
 
     cdef object catalogued(self, Gathered g):
-        """The catalogue has changed: so have the names, of what others have gathered too. A renaming is logged as a deletion and, next, a put of the same row."""
+        """The catalogue has changed: so have the names, of what others have gathered too. Renaming is a deletion, what was deleted, and a put of the same row, in a row."""
         cdef Operation o, following
         cdef Gathered other
         cdef list shown = [], rows = [o for o in g.operations if (<Operation>o).id == CATALOG]
@@ -371,16 +445,15 @@ cdef class ChangeReader:
                 continue
             at += 1
             name = o.key.decode()
-            if o.op == "delete":
-                for id in [id for id, borne in self.names.items() if borne == name]:
-                    following = <Operation>rows[at] if at < len(rows) else None
-                    if following is not None and following.op == "put" and get32(<char*>following.value) == id:
-                        continue
-                    del self.names[id]
-                    if self.wanted is None or name in self.wanted:
-                        shown.append(made(name, "drop_keyspace", None, None, o.lsn, CATALOG))
-                continue
             id = get32(<char*>o.value)
+            if o.op == "was":
+                following = <Operation>rows[at] if at < len(rows) else None
+                if following is not None and following.op == "put" and get32(<char*>following.value) == id:
+                    continue
+                self.names.pop(id, None)
+                if self.wanted is None or name in self.wanted:
+                    shown.append(made(name, "drop_keyspace", None, None, o.lsn, CATALOG))
+                continue
             old = self.names.get(id)
             self.names[id] = name
             if old is None:
@@ -395,22 +468,17 @@ cdef class ChangeReader:
 
 
 cdef dict names_as_of(ChangeReader reader, uint64_t begin):
-    """The names of keyspaces where the reader's first delivery comes: those of now, with the changes of the catalogue that commit in between taken back.
-
-    A deletion is logged without the id that bore the name. Which it was follows from the pairs of id and name that the log shows elsewhere: where it was made or renamed,
-    or in the table that a segment opens with. Of several that bore it before, the youngest that is not accounted for, since we go backwards."""
+    """The names of keyspaces where the reader's first delivery comes: those of now, with the changes of the catalogue that commit in between taken back."""
     cdef LogReader log = LogReader()
     cdef Record r
     cdef int status
     cdef bint open_ones = False
     cdef dict names = {}, changed = {}
-    cdef dict known = {}                          # (id, name) -> LSN by which it bore that name
     cdef list commits = []
     with reader.db.core_transaction_plain() as txn:
         newest = txn.snapshot
         for name, id, _ in txn.catalog_rows():
             names[id] = name
-            known[id, name] = <uint64_t>-1
     reader.sync()
     reader.begin(log, begin)
     try:
@@ -418,7 +486,7 @@ cdef dict names_as_of(ChangeReader reader, uint64_t begin):
             with nogil:
                 while True:
                     status = log.next(&r)
-                    if status != OK or r.type == R_NAME or (r.keyspace == CATALOG and (r.type == R_PUT or r.type == R_DELETE)):
+                    if status != OK or (r.type == R_PUT and r.keyspace == CATALOG) or (r.type == R_TAG and r.a == TAG_NAMED):
                         break
                     if open_ones and (r.type == R_COMMIT or r.type == R_ABORT or r.type == R_ROLLBACK):
                         break
@@ -426,41 +494,27 @@ cdef dict names_as_of(ChangeReader reader, uint64_t begin):
                 break
             if status != OK:
                 raise_status(status)
-            name = r.key[:r.klen].decode("utf-8", "replace") if r.type == R_NAME or r.type == R_PUT or r.type == R_DELETE else ""
-            if (r.type == R_NAME or r.type == R_PUT) and not row_valid(r.value, r.vlen):
-                continue
-            if r.type == R_NAME:
-                pair = (get32(r.value), name)
-                known[pair] = min(r.lsn, known.get(pair, r.lsn))
-                continue
-            if r.type == R_PUT or r.type == R_DELETE:
-                changed.setdefault(r.txn, []).append((r.lsn, name, get32(r.value) if r.type == R_PUT else None))
+            if r.type == R_PUT:
+                if row_valid(r.value, r.vlen):
+                    changed.setdefault(r.txn, []).append((r.lsn, get32(r.value), None))
+            elif r.type == R_TAG:
+                if r.vlen > 4:
+                    changed.setdefault(r.txn, []).append((r.lsn, get32(r.value), r.value[4:r.vlen].decode("utf-8", "replace")))
             elif r.txn in changed and r.type == R_ROLLBACK:
                 changed[r.txn] = [each for each in changed[r.txn] if each[0] <= r.a]
             elif r.txn in changed:
-                ops = changed.pop(r.txn)
-                if r.type == R_COMMIT:
-                    for lsn, name, id in ops:
-                        if id is not None:
-                            known[id, name] = min(lsn, known.get((id, name), lsn))
+                rows = changed.pop(r.txn)
                 if r.type == R_COMMIT and log.rec_lsn > reader.since and r.a <= newest:
-                    commits.append(ops)
+                    commits.append(rows)
             open_ones = len(changed) > 0
     finally:
         log.close()
-    for ops in reversed(commits):
-        for i in range(len(ops) - 1, -1, -1):
-            lsn, name, id = ops[i]
-            if id is not None:
+    for rows in reversed(commits):
+        for _, id, was in reversed(rows):
+            if was is None:
                 names.pop(id, None)
-                if i > 0 and ops[i - 1][2] is None and ops[i - 1][1] != name and (id, ops[i - 1][1]) in known:      # a rename: its deletion is done with
-                    names[id] = ops[i - 1][1]
-                continue
-            if i + 1 < len(ops) and ops[i + 1][2] is not None and ops[i + 1][1] != name and (ops[i + 1][2], name) in known:
-                continue
-            borne = [other for (other, called), since in known.items() if called == name and since < lsn and other not in names]
-            if borne:
-                names[max(borne)] = name
+            else:
+                names[id] = was
     return names
 
 
@@ -487,6 +541,9 @@ cdef int gather(ChangeReader reader, Gathered g, Record* r) except -1:
     elif r.type == R_TAG:
         if r.a == TAG_ORIGIN:
             g.origin = r.value[:r.vlen]
+        elif r.a == TAG_NAMED and r.vlen > 4:
+            g.catalog = True
+            g.operations.append(made("", "was", r.value[4:r.vlen], r.value[:4], r.lsn, CATALOG))
     elif r.type == R_CALL:
         if g.calls is None:
             g.calls = []
@@ -516,8 +573,8 @@ cdef int gather(ChangeReader reader, Gathered g, Record* r) except -1:
         reader.memory += r.vlen
     elif r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE:
         if r.keyspace == CATALOG:
-            if r.type == R_PUT and not row_valid(r.value, r.vlen):
-                return 0
+            if r.type != R_PUT or not row_valid(r.value, r.vlen):
+                return 0                          # of a deletion the tag says more
             g.catalog = True
             if g.far:
                 g.operations.append(read_operation(reader, g, r, ""))

@@ -2,7 +2,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
-__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "ChangeReader", "Operation", "SlotRow", "add_slot", "build_info", "drop_slot", "move_slot",
+__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "SlotRow", "add_slot", "build_info", "drop_slot", "keyspace_options", "move_slot",
            "oldest_running", "save_slots", "slot_rows"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview     # for annotations: it does not exist at run time
@@ -39,6 +39,7 @@ class CoreDatabase:
                       logged: list[Any] | None = None) -> Any: ...
     def core_transaction_plain(self) -> Any: ...       # a read-only transaction of the core's own class
     def checkpoint(self) -> None: ...
+    def raise_epoch(self, least: int = 0) -> int: ...                  # durably; the new one
     def sync(self) -> None: ...                        # makes everything committed so far durable
     def backup(self, path: str) -> dict[str, Any]: ...
     def verify(self, progress: Callable[[str], None] | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]: ...   # findings, counts
@@ -114,6 +115,7 @@ class CoreTransaction:
     def release(self, depth: int) -> None: ...          # closes it, keeping the changes
     def catalog_row(self, name: str) -> bytes | None: ...     # the catalogue's row for a name
     def catalog_rows(self) -> list[tuple[str, int, str]]: ... # (name, id, backend) of every keyspace this transaction sees
+    def open_keyspace(self, cls: type, name: str) -> Any: ...  # as this transaction knows it; None where it knows none
     def create_keyspace(self, cls: type, name: str, backend: str = "btree", options: dict[str, Any] | None = None) -> Any: ...      # transactional
     def drop_keyspace(self, name: str) -> None: ...
     def rename_keyspace(self, old: str, new: str) -> None: ...
@@ -144,13 +146,41 @@ class Operation:
     value: bytes | None
     def __init__(self, keyspace: str, op: str, key: bytes | None = None, value: bytes | None = None) -> None: ...
 
+class Change:
+    """A committed transaction.
+
+    Attributes:
+        database_id: 16 bytes that name the database.
+        epoch: raised by each promotion of a follower.
+        sequence: its place in the commit order of the database; grows by every commit.
+        lsn: where the log goes on behind it: the ``since`` to read on from.
+        commit_ts: its commit timestamp.
+        time: of its commit, in seconds since 1970.
+        origin: the database in which it was made first, where it came from another by a `Follower`; None for this one.
+        operations: its operations in order. Of a transaction larger than the memory of the stream an iterable that
+            reads them from the log again, for as long as the stream stands at this change.
+        calls: the calls of logged procedures in it.
+    """
+    database_id: bytes
+    epoch: int
+    sequence: int
+    lsn: int
+    commit_ts: int
+    time: float
+    origin: bytes | None
+    operations: Iterable[Operation]
+    calls: tuple[Any, ...]
+    def __init__(self, database_id: bytes, epoch: int, sequence: int, lsn: int, commit_ts: int, time: float, origin: bytes | None,
+                 operations: Iterable[Operation], calls: tuple[Any, ...] = ()) -> None: ...
+
 class ChangeReader:
     """Decodes the log of an open database: see ``changes.pyx``. One thread at a time."""
     position: int                                       # all that commits below it has been delivered
     floor: int                                          # the LSN below which this reader needs no log
     def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool) -> None: ...
-    # (lsn behind it, commit timestamp, wall clock in microseconds, origin, operations, calls), or None where the synced log ends
-    def next_change(self) -> tuple[int, int, int, bytes | None, Iterable[Operation], list[tuple[bytes, bytes, int, int]] | None] | None: ...
+    cancelled: bool                                     # who waits for more stops at that
+    def next_change(self) -> Change | None: ...         # None where the synced log ends; its calls as the log has them
+    def next_changes(self, most: int, operations: int) -> list[Change]: ...
     def wait(self, seconds: float) -> bool: ...         # whether there may be more; what is committed and not synced yet is synced
     def let_go(self, lsn: int | None = None) -> None: ...
     def close(self) -> None: ...
@@ -165,6 +195,7 @@ class SlotRow:
     created: float
     def copied(self) -> SlotRow: ...
 
+def keyspace_options(row: bytes) -> tuple[str, dict[str, Any]]: ...      # (backend, options), of what the catalogue says of a keyspace
 def oldest_running(db: CoreDatabase) -> tuple[int, int]: ...    # (first LSN of the oldest transaction in flight, the log's end)
 def add_slot(db: CoreDatabase, name: str, restart: int, confirmed: int, max_lag: int, trusted: bool, created: float) -> None: ...
 def drop_slot(db: CoreDatabase, name: str) -> None: ...

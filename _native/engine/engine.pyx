@@ -26,7 +26,7 @@ from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
-from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
+from ..txn.transaction cimport TxnManager, Found, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
 from .checkpoint cimport MOST_SLOTS, SlotPin, take_checkpoint, shrink
 from ..index.lsm cimport LsmTree
@@ -681,15 +681,17 @@ cdef class Engine:
             self.refresh_pin()
 
     def catalog(self):
-        """Names and rows of the catalogue as the tree holds them now, uncommitted ones included."""
+        """Names and rows of the catalogue, as committed."""
         cdef BTree tree = <BTree>self.txns.trees[CATALOG].tree
         cdef Lack lack
         cdef Path path
         cdef const char* page
+        cdef Found found
         cdef uint16_t flags
         cdef uint32_t vlen
         cdef const char* value
         cdef char key[512]
+        cdef bint there
         cdef size_t n
         cdef int status, i
         cdef bytes after = None
@@ -718,7 +720,24 @@ cdef class Engine:
                     status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, vlen)
                 else:
                     node_key_copy(page, i, key)
-                    memcpy(key + n, value, vlen)
+                    status = self.txns.read(NULL, CATALOG, key, n, &found, &lack)
+            there = status == OK
+            if status == AGAIN:
+                latch_unlock(&self.latch)
+                with nogil:
+                    latch_lock(&self.latch)
+                    status = self.txns.secure(NULL, &lack)
+                    latch_unlock(&self.latch)
+                if status != OK:
+                    raise_status(status)
+                continue
+            if there and (found.blob or not row_valid(found.value, found.vlen)):
+                status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, found.vlen)
+            elif there:
+                vlen = found.vlen
+                memcpy(key + n, found.value, vlen)
+            elif status == ABSENT and n:
+                status = OK                       # it is in the tree, and not committed, or not any more
             self.txns.settle(&lack)
             latch_unlock(&self.latch)
             if status == ABSENT:
@@ -726,7 +745,7 @@ cdef class Engine:
             if status != OK:
                 raise_status(status)
             after = key[:n]
-            if not flags & VALUE_GHOST:
+            if there:
                 rows.append((after, key[n:n + vlen]))
 
     # --- background

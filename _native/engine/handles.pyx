@@ -256,6 +256,18 @@ cdef class CoreDatabase:
         """Raised by each promotion of a follower."""
         return self.engine.fields.epoch
 
+    def raise_epoch(self, unsigned long long least=0):
+        """From now on changes are of a higher epoch, and higher than `least`; durable on return. The new one."""
+        cdef Engine e = self.engine
+        self.alive()
+        if e.read_only:
+            raise_status(fail(E_READONLY, b"the database was opened read-only"))
+        latch_enter(&e.latch)
+        e.fields.epoch = max(e.fields.epoch, least) + 1
+        latch_unlock(&e.latch)
+        self.checkpoint()
+        return e.fields.epoch
+
     def log_records(self, uint64_t start_lsn=0):
         """The records of the log that is still there, as dicts, oldest first."""
         from .upkeep import log_records

@@ -7,7 +7,7 @@ from ..base.status import registered_errors
 from ..index.lsm cimport LEVELED, SIZE_TIERED, LsmOptions, LsmTree
 from ..index.sstable cimport COMPRESS_LZ4, COMPRESS_NONE, COMPRESS_ZSTD
 from ..index.compress cimport compression_built
-from ..txn.transaction cimport LSM_BACKEND, LSM_ROW, TxnManager
+from ..txn.transaction cimport LSM_BACKEND, LSM_ROW, TxnManager, row_valid
 
 COMPRESSIONS = {"none": COMPRESS_NONE, "lz4": COMPRESS_LZ4, "zstd": COMPRESS_ZSTD}
 STYLES = {"leveled": LEVELED, "size_tiered": SIZE_TIERED}
@@ -88,3 +88,19 @@ cdef dict options_dict(const LsmOptions* o):
             "compression": next(n for n, code in COMPRESSIONS.items() if code == o.compression),
             "bits_per_key": o.bits_per_key, "table_size": o.table_size, "memtable_size": o.memtable_size,
             "ttl": o.ttl / 1e6 if o.ttl else None}
+
+
+def keyspace_options(bytes row not None):
+    """(backend, options) of a keyspace, of what the catalogue says of it; ValueError when it says no such thing."""
+    cdef const char* p = row
+    cdef LsmOptions o
+    if not row_valid(p, len(row)):
+        raise ValueError("this is no row of the catalogue")
+    if p[4] != LSM_BACKEND:
+        return "btree", {}
+    o.style, o.compression, o.bits_per_key = <uint8_t>p[8], <uint8_t>p[9], <uint8_t>p[10]
+    o.table_size, o.memtable_size, o.ttl = <uint64_t>get32(p + 12) << 10, get64(p + 16), get64(p + 24)
+    try:
+        return "lsm", options_dict(&o)
+    except StopIteration:
+        raise ValueError("this row of the catalogue names what is not known here") from None

@@ -17,7 +17,7 @@ from ..log.record cimport TAG_ORIGIN
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
 from ..txn.versions cimport LOCKING, Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_COMMITTING, TXN_ABORTING, TXN_ABORTED
 from .bulk cimport put_pairs
-from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
+from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, keyspace_handle, rename_keyspace
 from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .handles cimport CoreKeyspace
@@ -701,6 +701,11 @@ cdef class CoreTransaction:
     def catalog_rows(self):
         """(name, id, backend) of every keyspace this transaction sees."""
         return catalog_rows(self)
+
+    def open_keyspace(self, type cls, str name not None):
+        """A keyspace as this transaction knows it; None where it knows none of that name."""
+        row = catalog_row(self, name)
+        return None if row is None else keyspace_handle(self.database, cls, name, row)
 
     def create_keyspace(self, type cls, str name, str backend="btree", dict options=None):
         """Makes a keyspace; it exists for others once this transaction commits."""

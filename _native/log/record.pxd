@@ -26,6 +26,7 @@ cdef enum RecordType:          # on disk: never change
 
 cdef enum Tag:                 # on disk: never change
     TAG_ORIGIN = 1             # where its changes were made first: bytes
+    TAG_NAMED = 2              # what the row of the catalogue that was deleted last said: u32 id, name
 
 cdef enum Field:               # a type's row is the set of these that it has; on disk they come in this order
     F_TXN = 1

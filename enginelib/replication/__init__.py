@@ -5,7 +5,8 @@ A `Change` is a committed transaction; `Database.changes` yields them in commit 
 another is not here: any iterable of encoded changes will do.
 """
 
-from enginelib._native.engine.door import Operation
-from enginelib.replication.changes import Change, Changes, Slot
+from enginelib._native.engine.door import Change, Operation
+from enginelib.replication.changes import Changes, Slot
+from enginelib.replication.follower import Follower, Lag, Position
 
-__all__ = ["Change", "Changes", "Operation", "Slot"]
+__all__ = ["Change", "Changes", "Follower", "Lag", "Operation", "Position", "Slot"]

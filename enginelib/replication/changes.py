@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from enginelib._native.engine.door import (
+    Change,
     ChangeReader,
-    Operation,
     add_slot,
     drop_slot,
     move_slot,
@@ -30,7 +30,6 @@ from enginelib._native.engine.door import (
 from enginelib.errors import ChangesGone, DatabaseClosed, LockTimeout, ReadOnlyError, UsageError
 
 if TYPE_CHECKING:
-    from enginelib.commands import Call
     from enginelib.database import Database
 
 MIB = 1024 * 1024
@@ -38,34 +37,6 @@ GATHERED = 64 * MIB
 WAIT = 3600.0
 OFTEN = 1000
 MOST_UNACKNOWLEDGED = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A committed transaction.
-
-    Attributes:
-        database_id: 16 bytes that name the database.
-        epoch: raised by each promotion of a follower.
-        sequence: its place in the commit order of the database; grows by every commit.
-        lsn: where the log goes on behind it: the ``since`` to read on from.
-        commit_ts: its commit timestamp.
-        time: of its commit, in seconds since 1970.
-        origin: the database in which it was made first, where it came from another by a `Follower`; None for this one.
-        operations: its operations in order. Of a transaction larger than the memory of the stream an iterable that
-            reads them from the log again, for as long as the stream stands at this change.
-        calls: the calls of logged procedures in it.
-    """
-
-    database_id: bytes
-    epoch: int
-    sequence: int
-    lsn: int
-    commit_ts: int
-    time: float
-    origin: bytes | None
-    operations: Iterable[Operation]
-    calls: tuple[Call, ...] = field(default=())
 
 
 class Changes:
@@ -94,6 +65,7 @@ class Changes:
         self._delivered: deque[tuple[int, int]] = deque()  # (lsn, what log is needed once it is acknowledged)
         self._count = 0
         self._closed = False
+        self._inside = False
         wanted = None if keyspaces is None else frozenset(keyspaces)
         if slot is None:
             self._reader = ChangeReader(database, since, None, wanted, memory, False)
@@ -131,40 +103,56 @@ class Changes:
         Raises:
             ChangesGone: the log does not hold what comes next.
         """
+        found = self._take(1, timeout)
+        return found[0] if found else None
+
+    def next_many(self, most: int = 256, timeout: float = 0.0, *, operations: int = 4096) -> list[Change]:
+        """Returns the next changes that there are, in a list; quicker than one by one.
+
+        Args:
+            most: of them.
+            timeout: longest wait for the first, in seconds.
+            operations: no more changes are added once there are so many operations in them.
+        """
+        return self._take(most, timeout, operations)
+
+    def _take(self, most: int, timeout: float, operations: int = 1) -> list[Change]:
         if self._closed or self._database.closed:
-            return None
+            return []
+        self._inside = True
         try:
-            found = self._reader.next_change()
-            if found is None and self._reader.wait(timeout):
-                found = self._reader.next_change()
+            found = self._reader.next_changes(most, operations)
+            if not found and self._reader.wait(timeout):
+                found = self._reader.next_changes(most, operations)
+            if found:
+                self._delivered_some(found)
         except DatabaseClosed:
-            return None
-        if found is None:
-            return None
-        lsn, commit_ts, micros, origin, operations, calls = found
-        self._count += 1
+            return []
+        finally:
+            self._inside = False
+            if self._closed:
+                self._let_go()
+        return found
+
+    def _delivered_some(self, found: list[Change]) -> None:
+        for i, change in enumerate(found):
+            if change.calls:
+                found[i] = _with_calls(change)
+        self._count += len(found)
         if self._slot is not None:
-            self._note(lsn)
-        elif self._count % OFTEN == 0:
+            if len(self._delivered) >= MOST_UNACKNOWLEDGED:
+                self._delivered.pop()  # what it would have freed is freed by the acknowledgement of the next
+            self._delivered.append((found[-1].lsn, self._reader.floor))
+        elif self._count >= OFTEN:
+            self._count = 0
             self._reader.let_go()
-        return Change(
-            self._database.database_id,
-            self._database.epoch,
-            commit_ts,
-            lsn,
-            commit_ts,
-            micros / 1e6,
-            origin,
-            operations,
-            _calls(calls) if calls else (),
-        )
 
     def acknowledge(self, lsn: int | None = None) -> None:
         """Tells the slot that all up to `lsn`, the `Change.lsn` of a change, has been dealt with; None for all that was
         yielded. What is acknowledged is not yielded again, except after a crash, in which the newest acknowledgements
         may be lost."""
-        if self._slot is None:
-            raise UsageError("Only a stream with a slot is acknowledged.")
+        if self._slot is None or self._closed:
+            raise UsageError("Only an open stream with a slot is acknowledged.")
         if lsn is None:
             lsn = self.position
         restart = None
@@ -175,12 +163,19 @@ class Changes:
             self._reader.let_go(restart)
 
     def close(self) -> None:
-        """Lets go of the log. What a slot has not acknowledged is yielded again by the next stream."""
+        """Lets go of the log; a thread that waits in the stream comes back, with no change. What a slot has not
+        acknowledged is yielded again by the next stream."""
         if not self._closed:
             self._closed = True
-            self._reader.close()
-            if self._slot is not None:
-                self._database.slots_in_use.discard(self._slot)
+            self._reader.cancelled = True
+            if not self._inside:  # else the thread that is inside does it
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._reader.close()
+        if self._slot is not None:
+            self._database.slots_in_use.discard(self._slot)
+            self._slot = None
 
     def __enter__(self) -> Self:
         return self
@@ -193,12 +188,6 @@ class Changes:
     def __del__(self) -> None:
         if hasattr(self, "_reader"):
             self.close()
-
-    def _note(self, lsn: int) -> None:
-        floor = self._reader.floor
-        if self._delivered and len(self._delivered) >= MOST_UNACKNOWLEDGED:
-            self._delivered.pop()  # what it would have freed is freed by the acknowledgement of the next
-        self._delivered.append((lsn, floor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +286,18 @@ def all_slots(database: Database) -> list[Slot]:
     ]
 
 
-def _calls(found: list[tuple[bytes, bytes, int, int]]) -> tuple[Call, ...]:
+def _with_calls(change: Change) -> Change:
     from enginelib.commands import decode_call
 
-    return tuple(decode_call(*each) for each in found)
+    calls = tuple(decode_call(*each) for each in change.calls)
+    return Change(
+        change.database_id,
+        change.epoch,
+        change.sequence,
+        change.lsn,
+        change.commit_ts,
+        change.time,
+        change.origin,
+        change.operations,
+        calls,
+    )

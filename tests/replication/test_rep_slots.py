@@ -160,3 +160,21 @@ def test_a_damaged_file_of_slots_is_told(path, damage):
     file.unlink()
     with enginelib.open(path) as db:
         assert db.slots() == []
+
+
+def test_what_shares_a_write_with_an_acknowledged_change_is_not_lost(path, tree):
+    """Several commits go to the log in one piece; one acknowledged in its middle leaves the rest."""
+    with enginelib.open(path, durability="lazy", lazy_interval=60.0) as db:
+        ks = db.keyspace("space", **tree)
+        db.create_slot("s")
+        db.sync()
+        for i in range(5):
+            with db.transaction() as txn:
+                txn.put(ks, b"%d" % i, b"")
+                txn.put(ks, b"%d again" % i, b"")
+        with db.changes(slot="s") as stream:
+            next(stream)
+            next(stream)
+            stream.acknowledge()
+    with enginelib.open(path) as db, db.changes(slot="s") as stream:
+        assert [[o.key for o in c.operations] for c in stream] == [[b"%d" % i, b"%d again" % i] for i in (2, 3, 4)]
