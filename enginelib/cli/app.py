@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import enginelib
-from enginelib.cli import MISSING, data, demo, look, transfer, upkeep
+from enginelib.cli import MISSING, data, demo, look, outward, transfer, upkeep
 
 FAILED = 3
 
@@ -69,5 +69,6 @@ def cli(traceback: bool) -> None:
     """
 
 
-for command in (*look.commands, *data.commands, *transfer.commands, *upkeep.commands, *demo.commands):
-    cli.add_command(command)
+for module in (look, data, transfer, upkeep, outward, demo):
+    for command in module.commands:
+        cli.add_command(command)

@@ -2,11 +2,28 @@
 
 A `Change` is a committed transaction; `Database.changes` yields them in commit order, decoded from the log alone. A
 `Slot` is a named reader that outlasts the process, for which the log is kept. What carries changes from one machine to
-another is not here: any iterable of encoded changes will do.
+another is not here: any iterable of encoded changes will do. `codec` and `Follower` need the package msgspec
+(``enginelib[replication]``); streams and slots do not.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from enginelib._native.engine.door import Change, Operation
 from enginelib.replication.changes import Changes, Slot
-from enginelib.replication.follower import Follower, Lag, Position
+
+if TYPE_CHECKING:
+    from enginelib.replication.follower import Follower, Lag, Position
 
 __all__ = ["Change", "Changes", "Follower", "Lag", "Operation", "Position", "Slot"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Follower", "Lag", "Position"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from enginelib.replication import follower
+    except ModuleNotFoundError as missing:
+        if missing.name != "msgspec":
+            raise
+        raise ImportError("Followers need the package msgspec: pip install 'enginelib[replication]'.") from None
+    return getattr(follower, name)

@@ -12,8 +12,8 @@ from enginelib.cli import output
 from enginelib.cli.app import cli
 
 COMMANDS = ["info", "keyspaces", "log", "get", "put", "del", "scan", "import", "export"]
-COMMANDS += ["verify", "checkpoint", "compact", "backup", "demo"]
-READING = ["info", "keyspaces", "log", "get", "scan", "verify"]
+COMMANDS += ["verify", "checkpoint", "compact", "backup", "changes", "slots", "demo"]
+READING = ["info", "keyspaces", "log", "get", "scan", "verify", "changes"]
 
 
 def test_the_commands_are_those_documented():

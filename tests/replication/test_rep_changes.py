@@ -1,6 +1,8 @@
 """Change streams: whole committed transactions in commit order, nothing else, from any LSN that is there."""
 
 import random
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -332,3 +334,20 @@ def test_a_stream_goes_through_segments_that_come_and_go(db, tree):
                     model.apply(change)
         follow_all(iter(lambda: stream.next(), None), model)
     model.agrees_with(db)
+
+
+def test_streams_and_slots_need_no_other_package():
+    program = (
+        "import sys; sys.modules['msgspec'] = None\n"
+        "import enginelib\n"
+        "with enginelib.open(':memory:') as db:\n"
+        "    db.keyspace('k')[b'a'] = b'1'\n"
+        "    db.create_slot('s')\n"
+        "    assert len(list(db.changes())) == 2\n"
+        "try:\n"
+        "    from enginelib.replication import Follower\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "enginelib[replication]" in done.stdout
