@@ -21,7 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from enginelib._native.engine.door import BUSY
 from enginelib.errors import DatabaseClosed, TransactionAborted
@@ -36,7 +36,7 @@ BATCH = 256
 ATTEMPTS = 20
 
 
-class Procedure(NamedTuple):
+class Procedure:
     """What is known of a procedure.
 
     Attributes:
@@ -45,9 +45,14 @@ class Procedure(NamedTuple):
         transaction_class: what to run it with.
     """
 
-    function: Callable[..., Any]
-    body: Callable[..., Any]
-    transaction_class: type[Transaction]
+    __slots__ = ("body", "function", "transaction_class")
+
+    def __init__(
+        self, function: Callable[..., Any], body: Callable[..., Any], transaction_class: type[Transaction]
+    ) -> None:
+        self.function = function
+        self.body = body
+        self.transaction_class = transaction_class
 
 
 class Executor:
@@ -159,7 +164,7 @@ class Executor:
         repeated = getattr(procedure.body, "repeated", None)
         if repeated is None:
             raise ValueError(f"Procedure {call.name!r} is not registered as logged here: @db.procedure(logged=True).")
-        return run_alone(database, procedure._replace(body=repeated(call)), ())
+        return run_alone(database, Procedure(procedure.function, repeated(call), procedure.transaction_class), ())
 
 
 class Batch:
