@@ -185,7 +185,9 @@ cdef class ChangeReader:
                 gone(f"the log begins at LSN {self.oldest}; what was committed from LSN {since} on is not there any more")
             if since is not None and since > begin and not e.read_only:
                 raise ValueError(f"since={since} lies beyond the end of the log, LSN {begin}")
-            begin = self.oldest if restart is None or restart < self.oldest else restart
+            if restart is not None and restart < self.oldest:
+                gone(f"the log begins at LSN {self.oldest}, and the slot needs it from LSN {restart} on")
+            begin = self.oldest if restart is None else restart
             self.begin(self.log, begin)
             self.names = names_as_of(self, begin)
         except BaseException:

@@ -231,6 +231,7 @@ def create_slot(database: Database, name: str, since: int | None, max_lag: int) 
             add_slot(database, name, reader.floor, since, max_lag, False, time.time())
         else:
             restart, end = _whole_from(database, reader)
+            database.sync()  # what is logged below `end` is visible to every snapshot from now on, and cannot be lost
             add_slot(database, name, restart, end, max_lag, True, time.time())
     finally:
         reader.close()

@@ -303,7 +303,7 @@ class Follower:
                 assert row is not None
                 backend, options = keyspace_options(row)
                 target = self.database.keyspace(name, backend, **options)
-                pairs = snapshot.scan(leader[name])
+                pairs = snapshot.scan(snapshot.keyspace(name))  # it may have been dropped or renamed since
                 while some := list(islice(pairs, COPY)):
                     target.put_many(some)
                     if self._stopping:

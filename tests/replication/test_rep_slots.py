@@ -4,6 +4,7 @@ import pytest
 from rephelp import Model, follow_all
 
 import enginelib
+from enginelib.replication import changes
 
 
 def fill(db, ks, megabytes=4):
@@ -178,3 +179,36 @@ def test_what_shares_a_write_with_an_acknowledged_change_is_not_lost(path, tree)
             stream.acknowledge()
     with enginelib.open(path) as db, db.changes(slot="s") as stream:
         assert [[o.key for o in c.operations] for c in stream] == [[b"%d" % i, b"%d again" % i] for i in (2, 3, 4)]
+
+
+def test_a_commit_that_is_logged_and_not_visible_yet_is_in_the_snapshot_or_in_the_stream(db, tree, monkeypatch):
+    ks = db.keyspace("space", **tree)
+    txn = db.transaction(durability="sync")
+    txn.put(ks, b"k", b"v")
+
+    def meanwhile(database, look=changes.oldest_running):
+        assert txn.commit_later()
+        monkeypatch.undo()
+        return look(database)
+
+    monkeypatch.setattr(changes, "oldest_running", meanwhile)
+    db.create_slot("s")
+    with db.transaction(read_only=True) as snapshot:
+        seen = snapshot.get(ks, b"k") == b"v"
+    with db.changes(slot="s") as stream:
+        assert seen or len(list(stream)) == 1
+    txn.complete()
+
+
+def test_a_slot_whose_log_is_gone_says_so(path, tree):
+    """As a file of slots that comes from elsewhere would be."""
+    with enginelib.open(path, segment_size=1 << 20) as db:
+        ks = db.keyspace("space", **tree)
+        db.create_slot("s")
+        file = (path / "slots").read_bytes()
+        db.drop_slot("s")
+        fill(db, ks)
+        fill(db, ks)
+    (path / "slots").write_bytes(file)
+    with enginelib.open(path) as db, pytest.raises(enginelib.ChangesGone, match="the slot needs it|begins at LSN"):
+        db.changes(slot="s")
