@@ -123,11 +123,11 @@ cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noe
             return OK
         m.ssi_pivots += 1
         return failure(m, writer, reader)
-    c = reader.outs
+    c = writer.ins                       # the shorter of the two: one that reads for long meets all who change what it has read meanwhile
     while c != NULL:
-        if c.writer == writer:
+        if c.reader == reader:
             return OK
-        c = c.next_out
+        c = c.next_in
     c = <Conflict*>malloc(sizeof(Conflict))
     if c == NULL:
         return fail(E_NOMEM, "no memory for a conflict between transactions")
