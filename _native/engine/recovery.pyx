@@ -143,14 +143,17 @@ cdef Doubt* doubt_of(Redo* redo, uint64_t txn) noexcept nogil:
 
 
 cdef int note_doubt(Redo* redo, const Record* r, uint64_t behind) noexcept nogil:
-    cdef Doubt* d = doubt_of(redo, r.txn)
+    cdef Doubt* d
     cdef uint8_t* grown
+    if r.txn == 0:
+        return not_replayable(r, "a prepare of no transaction")
+    d = doubt_of(redo, r.txn)
     if d == NULL:
         return E_NOMEM
     if d.known:
         return OK
     if r.type == R_PREPARE:
-        if r.klen > LONGEST_XID or r.b > SERIAL or r.txn == 0 or not locks_valid(d.locks, d.locks_len):
+        if r.klen > LONGEST_XID or r.b > SERIAL or not locks_valid(d.locks, d.locks_len):
             return not_replayable(r, "the prepare record of a transaction that cannot be")
         memcpy(d.xid, r.key, r.klen)
         d.xid_len = r.klen

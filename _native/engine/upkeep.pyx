@@ -112,7 +112,7 @@ def verify(CoreDatabase db, progress):
     cdef Engine e = db.engine
     cdef TxnManager m = e.txns
     cdef uint32_t i, n
-    cdef bint lsm
+    cdef bint lsm, whole
     cdef void* tree
     cdef uint64_t end_lsn, turnover
     cdef list findings = []
@@ -137,6 +137,7 @@ def verify(CoreDatabase db, progress):
             latch_enter(&e.latch)
             tree = NULL if m.trees[i].state == TREE_NONE else <void*>m.trees[i].tree
             lsm = m.trees[i].lsm
+            whole = m.trees[i].state == TREE_LIVE
             latch_unlock(&e.latch)
             if tree == NULL:
                 continue
@@ -146,7 +147,7 @@ def verify(CoreDatabase db, progress):
             if lsm:
                 result = lsm_verify(e, i, findings)
             else:
-                result = check_tree(<BTree>tree, pids, findings, doubts, True)
+                result = check_tree(<BTree>tree, pids, findings, doubts, True, whole)
             counts["keyspaces"][name] = result
         held_blobs(e, pids)
         if progress is not None:

@@ -70,5 +70,5 @@ cdef class BTree:                          # BTree(pool, id, root); root 0: call
 
 # (latch not held, GIL held) Walks the tree, checking every node (layout, fences against the parent, levels, sibling links, order, blob references);
 # returns findings; adds each pid met to `pids` (a set); counts keys, ghosts, pages by level, bytes used. `doubts` gets what is a finding only if no pid was
-# given out or taken back meanwhile.
-cdef object check_tree(BTree tree, set pids, list findings, list doubts, bint read_blobs)
+# given out or taken back meanwhile. whole: False of a tree that is being destroyed.
+cdef object check_tree(BTree tree, set pids, list findings, list doubts, bint read_blobs, bint whole)

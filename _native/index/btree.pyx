@@ -516,5 +516,5 @@ cdef class BTree:
         return OK
 
 
-cdef object check_tree(BTree tree, set pids, list findings, list doubts, bint read_blobs):
-    return verify_tree(tree.pool, tree.id, tree.root, pids, findings, doubts, read_blobs)
+cdef object check_tree(BTree tree, set pids, list findings, list doubts, bint read_blobs, bint whole):
+    return verify_tree(tree.pool, tree.id, tree.root, pids, findings, doubts, read_blobs, whole)

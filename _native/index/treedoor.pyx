@@ -493,7 +493,7 @@ cdef class BTreeDoor:
         """(report, findings)"""
         findings = []
         pids = set()
-        report = check_tree(self.tree, pids, findings, findings, read_blobs)
+        report = check_tree(self.tree, pids, findings, findings, read_blobs, True)
         latch_enter(&self.latch)
         findings.extend({"what": what} for what in pool_check(self.pool))
         latch_unlock(&self.latch)

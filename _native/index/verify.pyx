@@ -24,6 +24,7 @@ cdef struct Walk:
     uint64_t bad                       # a page that could not be loaded: stepped over
     bint done
     bint started
+    bint whole
     size_t cursor_len
     int depth                          # pages met in this step
     uint64_t pids[MAX_LEVELS]
@@ -81,7 +82,7 @@ cdef void advance(Walk* w, const Path* path, int level) noexcept nogil:
             w.cursor_len = node_key_copy(path.frames[level].page, path.slots[level] + 1, w.cursor)
             w.done = False
             return
-        fence = node_upper(path.frames[level].page, &n)
+        fence = node_upper(path.frames[level].page, &n) if w.whole else NULL       # else what its ancestors say is what counts
         if fence != NULL:
             memcpy(w.cursor, fence, n)
             w.cursor_len = n
@@ -124,9 +125,9 @@ cdef int step(Pool pool, uint32_t keyspace, uint64_t root, Walk* w, Path* path, 
             fault = b"it belongs to another keyspace"
         elif i > 0 and node_level(page) + 1 != node_level(path.frames[i - 1].page):
             fault = b"its level does not follow its parent's"
-        elif i > 0:
+        elif i > 0 and w.whole:
             fault = edge_fault(path.frames[i - 1].page, path.slots[i - 1], page)
-        elif (get16(page + OFF_LOWER_OFF) | get16(page + OFF_UPPER_OFF)) != 0:
+        elif i == 0 and (get16(page + OFF_LOWER_OFF) | get16(page + OFF_UPPER_OFF)) != 0:
             fault = b"a root has fences"
         if fault == NULL and w.last[i] != pid:
             fault = layout_check(page, core.page_size, pid)
@@ -141,7 +142,7 @@ cdef int step(Pool pool, uint32_t keyspace, uint64_t root, Walk* w, Path* path, 
         w.fresh[i] = w.last[i] != pid
         w.used[i] = node_used(page, core.page_size)
         p = node_prefix_len(page)
-        if w.fresh[i] and i > 0:
+        if w.fresh[i] and i > 0 and w.whole:
             status = sibling(core, path, i, need, &follows)
             if status == AGAIN and need.pid != w.bad:
                 return status
@@ -220,7 +221,7 @@ cdef void add(list findings, uint32_t keyspace, uint64_t pid, what):
     findings.append({"file": "pages.dat", "keyspace": keyspace, "page": pid, "what": what})
 
 
-cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, list doubts, bint read_blobs):
+cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, list findings, list doubts, bint read_blobs, bint whole):
     cdef Walk* w = <Walk*>malloc(sizeof(Walk))
     cdef int status, i
     cdef dict pages = {}
@@ -230,6 +231,7 @@ cdef object verify_tree(Pool pool, uint32_t keyspace, uint64_t root, set pids, l
     if w == NULL:
         raise MemoryError()
     w.bad = 0
+    w.whole = whole
     w.done = False
     w.started = False
     w.cursor_len = 0

@@ -303,7 +303,14 @@ cdef class Pool:
             if count == 0:
                 count = self.gather_frozen(batch, room)
             if count:
-                rc = self.write_batch(batch, count, True)
+                if self.store.spare.blocks or self.rolling_back:
+                    rc = self.write_batch(batch, count, True)
+                else:                                     # first what a rollback may need, then look again
+                    for i in range(count):
+                        batch[i].busy = 0
+                    latch_unlock(self.latch)
+                    rc = self.store.keep_spare(self.batch_bytes + <size_t>room * 1024)
+                    latch_lock(self.latch)
                 if rc != OK:                              # a full disk, perhaps: then clean frames have to do
                     self.sweep(n, capped, batch, 0)
                     if not self.enough(n, capped):
@@ -392,6 +399,8 @@ cdef class Pool:
             if batch[i].state == FRAME_READY:
                 batch[i].state = FRAME_WRITING
         self.in_flight += count
+        if evicting and self.rolling_back:
+            self.store.use_spare()
         latch_unlock(self.latch)
         scratch = <char*>malloc(<size_t><uint32_t>count * (self.core.page_size + 1024))
         if scratch is NULL:

@@ -124,6 +124,8 @@ cdef class PageStore:
     cdef int space_state
     cdef Space space
     cdef uint64_t inflight           # blocks allocated, not yet named
+    cdef MapEntry spare              # a run with room on the medium that nothing names: the last resort of rollbacks on a full disk; no blocks: none
+    cdef bint sparing                # a thread is getting it
     cdef uint64_t moves              # times that a run was taken, named or let go of
     cdef uint64_t turnover           # pids given out and taken back, ever
     cdef bint trimming
@@ -164,6 +166,10 @@ cdef class PageStore:
     cdef int write_page(self, uint64_t pid, const char* data, size_t n, uint32_t generation) noexcept nogil
     # Many pages in file order with few calls: `pids[i]` has image[i] of lengths[i] bytes (each a multiple of BLOCK).
     cdef int write_pages(self, const uint64_t* pids, char** images, const size_t* lengths, int count, uint32_t generation) noexcept nogil
+    # No latch. Before dirty pages are evicted: makes sure of the spare run, of about so many bytes. E_FULL: there is no room for it, so none for pages either.
+    cdef int keep_spare(self, size_t bytes) noexcept nogil
+    # latch. Its blocks become free space: pages that a rollback displaces are written there, and those written before in this generation free as much again.
+    cdef void use_spare(self) noexcept nogil
     # Large values: allocate a run for pid, write it in pieces, finish with the CRC of the whole (zero-padded to BLOCK). No latch.
     cdef int blob_begin(self, uint64_t pid, uint64_t length, uint64_t* block) noexcept nogil
     cdef int blob_write(self, uint64_t block, uint64_t offset, const char* data, size_t n) noexcept nogil

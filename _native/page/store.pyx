@@ -129,6 +129,7 @@ cdef class PageStore:
         self.failed = 0
         self.foreign = 0
         self.inflight = self.moves = self.turnover = 0
+        self.spare.blocks = 0
         self.root_born = 0
         self.meta_born = 0
         memset(self.pins, 0, sizeof(self.pins))
@@ -643,6 +644,46 @@ cdef class PageStore:
         latch_unlock(self.latch)
         free(runs)
         return rc
+
+    cdef int keep_spare(self, size_t bytes) noexcept nogil:
+        cdef uint64_t n = blocks_for(bytes)
+        cdef uint64_t block = 0
+        cdef char* zeros
+        cdef int rc
+        latch_lock(self.latch)
+        while self.sparing:
+            condition_wait(&self.changed, self.latch, -1)
+        if self.spare.blocks:
+            latch_unlock(self.latch)
+            return OK
+        self.sparing = True
+        latch_unlock(self.latch)
+        zeros = <char*>calloc(1, n * BLOCK)
+        rc = self.ensure_space() if zeros is not NULL else fail(E_NOMEM, b"No memory to write pages")
+        if rc == OK:
+            latch_lock(self.latch)
+            rc = self.take(n, &block)
+            latch_unlock(self.latch)
+            if rc == OK:
+                rc = self.vfs.write(self.handle, zeros, n * BLOCK, block * BLOCK)
+                latch_lock(self.latch)
+                if rc == OK:
+                    self.spare.block = block
+                    self.spare.blocks = <uint32_t>n
+                else:
+                    self.give_back(block, n)
+                latch_unlock(self.latch)
+        free(zeros)
+        latch_lock(self.latch)
+        self.sparing = False
+        condition_broadcast(&self.changed)
+        latch_unlock(self.latch)
+        return rc
+
+    cdef void use_spare(self) noexcept nogil:
+        if self.spare.blocks:
+            self.give_back(self.spare.block, self.spare.blocks)
+            self.spare.blocks = 0
 
     # ---------------------------------------------------------------- large values
 

@@ -143,6 +143,7 @@ cdef int upkeep_trim(PageStore s) noexcept nogil:
         latch_unlock(s.latch)
         return OK
     s.trimming = True
+    s.use_spare()
     end = s.space.high
     latch_unlock(s.latch)
     rc = s.vfs.size(s.handle, &size)
