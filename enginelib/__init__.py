@@ -24,6 +24,7 @@ from enginelib.combine import from_counter, to_counter
 from enginelib.database import Database, open
 from enginelib.errors import (
     ChangesGone,
+    ChangesetConflict,
     CorruptionError,
     DatabaseClosed,
     DatabaseLocked,
@@ -59,6 +60,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChangesGone",
+    "ChangesetConflict",
     "CorruptionError",
     "Database",
     "DatabaseClosed",

@@ -22,11 +22,19 @@ cdef enum RecordType:          # on disk: never change
     R_CALL = 13                # txn, wall clock microseconds (a), seed (b), klen, vlen, key (name of the procedure), value (arguments): the txn's changes are what it did
     R_TAG = 14                 # txn, a = a Tag, vlen, value: something told about the transaction
     R_RUNNING = 15             # a = number that the next transaction gets: those below began before this segment. The record behind a segment's table of names
-    R_TYPES = 16               # not a type: one above the highest
+    R_BEFORE = 17              # txn, keyspace, an Image (a), length (b), vlen, value: what the key of the transaction's change just before this record held. No effect at recovery
+    R_TYPES = 18               # not a type: one above the highest
 
 cdef enum Tag:                 # on disk: never change
     TAG_ORIGIN = 1             # where its changes were made first: bytes
     TAG_NAMED = 2              # what the row of the catalogue that was deleted last said: u32 id, name
+
+cdef enum Image:               # on disk: never change
+    IMAGE_ABSENT = 0           # the key was not there
+    IMAGE_THERE = 1            # it was there; what it held is not told
+    IMAGE_VALUE = 2            # it held the value
+    IMAGE_LARGE = 3            # it held a value of `length` bytes: the pieces that the transaction has logged just before the change
+    IMAGE_PIECE = 4            # the next bytes of such a value, from its byte `length` on; belongs to no change yet
 
 cdef enum Field:               # a type's row is the set of these that it has; on disk they come in this order
     F_TXN = 1
