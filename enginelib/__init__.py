@@ -23,8 +23,8 @@ except ModuleNotFoundError as missing:
 from enginelib.combine import from_counter, to_counter
 from enginelib.database import Database, open
 from enginelib.errors import (
-    ChangesGone,
     ChangesetConflict,
+    ChangesGone,
     CorruptionError,
     DatabaseClosed,
     DatabaseLocked,

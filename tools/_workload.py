@@ -33,6 +33,7 @@ class Shape:
     bulk: int
     lsm: float
     audit: bool
+    before: bool
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -51,7 +52,8 @@ class Shape:
         }
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
-        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6)
+        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6,
+                   rng.random() < 0.35)
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Driver:
         self, rng: random.Random, shape: Shape, vfs: FaultVfs, base: Window, known: dict[int, State] | None = None
     ) -> None:
         self.rng = rng
-        self.audit = Audit(known)
+        self.audit = Audit(known, shape.before)
         self.shape = shape
         self.vfs = vfs
         self.epochs: list[Epoch] = []
@@ -331,10 +333,11 @@ class Driver:
                 self.note(f"create {name!r} in {one.txn.id}")
                 if name in one.names:
                     return
+                before = {"before": "full"} if self.shape.before else {}
                 if self.rng.random() < self.shape.lsm:
-                    handle = one.txn.create_keyspace(CoreKeyspace, name, "lsm", self.lsm_options())
+                    handle = one.txn.create_keyspace(CoreKeyspace, name, "lsm", self.lsm_options() | before)
                 else:
-                    handle = one.txn.create_keyspace(CoreKeyspace, name)
+                    handle = one.txn.create_keyspace(CoreKeyspace, name, "btree", before)
                 one.names[name] = handle.id
                 one.handles[handle.id] = handle
                 one.ops.append(("create", handle.id, name))

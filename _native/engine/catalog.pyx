@@ -95,6 +95,15 @@ cdef list catalog_rows(CoreTransaction txn):
     return rows
 
 
+def load_images(Engine e not None):
+    """After recovery: what the catalogue says of each keyspace's before-images."""
+    cdef uint32_t id
+    for _, row in e.catalog():
+        id = get32(PyBytes_AS_STRING(row))
+        if id < e.txns.next_keyspace:
+            e.txns.trees[id].images = row[ROW_IMAGES]
+
+
 cdef int images_code(str name) except -1:
     if name not in IMAGES_NAMES:
         raise ValueError(f"before must be one of {', '.join(map(repr, IMAGES_NAMES))}, not {name!r}")

@@ -26,7 +26,7 @@ from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
-from ..txn.transaction cimport TxnManager, Found, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, ROW_IMAGES, row_valid
+from ..txn.transaction cimport TxnManager, Found, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
 from .checkpoint cimport MOST_SLOTS, SlotPin, take_checkpoint, shrink
 from ..index.lsm cimport LsmTree
@@ -169,6 +169,7 @@ cdef class Engine:
             if status != OK:
                 raise_status(status)
             self.fields = self.store.sb
+            from .catalog import load_images
             from .slots import load_slots
             load_slots(self)                  # before any of the log can go
             replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
@@ -180,6 +181,7 @@ cdef class Engine:
                 vfs.lock_byte(self.lock_handle, OPENING_BYTE, False)
             r.settle_micros += monotonic_micros()
             roll_back_losers(self.txns, &r)
+            load_images(self)
             if not read_only:
                 self.finish_open(<size_t>&r, fresh)
                 remove_orphans(self)
@@ -330,9 +332,6 @@ cdef class Engine:
         if status != OK:
             raise_status(status)
         self.fields.incarnation = incarnation
-        for _, row in self.catalog():
-            if get32(<char*>(<bytes>row)) < self.txns.next_keyspace:
-                self.txns.trees[get32(<char*>(<bytes>row))].images = row[ROW_IMAGES]
         self.refresh_names()
 
     def finish_open(self, size_t recovered, bint fresh):
