@@ -103,7 +103,7 @@ cdef Py_ssize_t put_pairs(CoreTransaction x, CoreKeyspace keyspace, pairs) excep
     work = <list>pairs if PyList_CheckExact(pairs) else list(pairs)
     i = n = 0
     x.ready(keyspace)              # the iterable may have ended the transaction
-    x.t.deadline = 0
+    x.t.deadline = x.t.image_lsn = 0
     depth = x.save()
     try:
         while i < len(work):

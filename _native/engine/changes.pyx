@@ -29,6 +29,7 @@ cdef enum:
     OVERHEAD = 160                # memory that a change takes beside its key and value
 
 
+@cython.no_gc
 @cython.freelist(256)
 cdef class Operation:
     """One change within a committed transaction.
@@ -51,7 +52,8 @@ cdef class Operation:
     cdef uint32_t id
 
     def __init__(self, str keyspace not None, str op not None, bytes key=None, bytes value=None, bytes before=None, existed=None):
-        self.keyspace, self.op, self.key, self.value, self.before, self.existed = keyspace, op, key, value, before, existed
+        self.keyspace, self.op, self.key, self.value, self.before = keyspace, op, key, value, before
+        self.existed = None if existed is None else bool(existed)
 
     def __eq__(self, other):
         cdef Operation o

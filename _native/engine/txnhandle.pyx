@@ -313,6 +313,7 @@ cdef class CoreTransaction:
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         self.t.deadline = 0
+        self.t.image_lsn = 0             # of a change that failed
         if n + PyBytes_GET_SIZE(key) > keyspace.max_inline and op == OP_PUT:
             if n > MAX_VALUE:
                 raise ValueError(f"the value has {n} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")

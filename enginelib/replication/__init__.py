@@ -1,10 +1,10 @@
 """The log, outward: change streams, slots, encodings of changes, and followers.
 
 A `Change` is a committed transaction; `Database.changes` yields them in commit order, decoded from the log alone. A
-`Slot` is a named reader that outlasts the process, for which the log is kept. A `Changeset` holds changes, to undo them or
-to apply them elsewhere. What carries changes from one machine to another is not here: any iterable of encoded changes
-will do. `codec`, `Follower` and the files of changesets need the package msgspec (``enginelib[replication]``); streams,
-slots and changesets in memory do not.
+`Slot` is a named reader that outlasts the process, for which the log is kept. A `Changeset` holds changes, to undo them
+or to apply them elsewhere. What carries changes from one machine to another is not here: any iterable of encoded
+changes will do. `codec`, `Follower` and the files of changesets need the package msgspec (``enginelib[replication]``);
+streams, slots and changesets in memory do not.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,17 @@ from enginelib.replication.changeset import Applied, Changeset
 if TYPE_CHECKING:
     from enginelib.replication.follower import Follower, Lag, Position
 
-__all__ = ["Applied", "Change", "Changes", "Changeset", "Follower", "Lag", "Operation", "Position", "Slot"]
+__all__ = [
+    "Applied",
+    "Change",
+    "Changes",
+    "Changeset",
+    "Follower",
+    "Lag",
+    "Operation",
+    "Position",
+    "Slot",
+]
 
 
 def __getattr__(name: str) -> Any:
