@@ -33,9 +33,11 @@ from enginelib.errors import (
     Error,
     FencedError,
     ForkError,
+    HeuristicOutcome,
     LockTimeout,
     LogWriteError,
     NotDeterministic,
+    NotPrepared,
     NotSupported,
     OutcomeUnknown,
     ReadOnlyError,
@@ -52,6 +54,7 @@ from enginelib.errors import (
 from enginelib.keyspace import Keyspace
 from enginelib.locks import Lock, Wait
 from enginelib.options import Durability, Isolation, Options
+from enginelib.prepared import Prepared
 from enginelib.report import VerifyReport
 from enginelib.retry import transactional
 from enginelib.transaction import Savepoint, Transaction, View
@@ -71,15 +74,18 @@ __all__ = [
     "Error",
     "FencedError",
     "ForkError",
+    "HeuristicOutcome",
     "Isolation",
     "Keyspace",
     "Lock",
     "LockTimeout",
     "LogWriteError",
     "NotDeterministic",
+    "NotPrepared",
     "NotSupported",
     "Options",
     "OutcomeUnknown",
+    "Prepared",
     "ReadOnlyError",
     "Savepoint",
     "SerializationFailure",

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack, overload
 
+from enginelib import prepared
 from enginelib._native.engine.door import CoreDatabase, save_slots
 from enginelib.errors import Error
 from enginelib.keyspace import Keyspace
@@ -28,6 +29,7 @@ from enginelib.transaction import Transaction
 if TYPE_CHECKING:
     from enginelib.commands import Call
     from enginelib.options import BeginValues, DurabilityName, IsolationName, KeyspaceOptions, OptionValues
+    from enginelib.prepared import Prepared
     from enginelib.replication.changes import Changes, Slot
 
 R = TypeVar("R")
@@ -76,7 +78,7 @@ class Database(CoreDatabase):
         options: the options it was opened with.
         closed: whether it has been closed.
         recovery: what opening had to do: ``records`` replayed, ``transactions`` among them, ``rolled_back``,
-            ``log_bytes`` read, whether it was ``created``, and ``seconds`` of each phase.
+            ``prepared`` left in doubt, ``log_bytes`` read, whether it was ``created``, and ``seconds`` of each phase.
     """
 
     options: Options
@@ -111,6 +113,8 @@ class Database(CoreDatabase):
         self._owner = os.getpid()
         self._executor = Executor(self)
         self.slots_in_use: set[str] = set()
+        self.outcomes_keyspace: Any = None
+        self.warned_of: set[str] = set()
         _open_databases.add(self)
         replayed = self.recovery
         if replayed["records"] or replayed["rolled_back"]:
@@ -121,6 +125,7 @@ class Database(CoreDatabase):
                 replayed["transactions"],
                 replayed["rolled_back"],
             )
+        prepared.warn_of_age(self)
 
     # ---- keyspaces
 
@@ -416,6 +421,65 @@ class Database(CoreDatabase):
         from enginelib.replication.changes import all_slots
 
         return all_slots(self)
+
+    # ---- two-phase commit
+
+    def commit_prepared(self, xid: str, *, heuristic: bool = False) -> None:
+        """Commits a prepared transaction, durably; once it has, does nothing.
+
+        Args:
+            xid: what it was prepared as.
+            heuristic: whether this is decided by hand, without its coordinator; that is kept, and reported by
+                `outcome`.
+
+        Raises:
+            NotPrepared: nothing is prepared under that xid, nor was committed.
+            HeuristicOutcome: it was rolled back by hand.
+            OutcomeUnknown: the log failed; after the next opening it may be committed or prepared.
+        """
+        prepared.commit(self, xid, heuristic)
+
+    def rollback_prepared(self, xid: str, *, heuristic: bool = False) -> None:
+        """Rolls back a prepared transaction, durably; does nothing when nothing is prepared under that xid (presumed
+        abort).
+
+        Args:
+            xid: what it was prepared as.
+            heuristic: as for `commit_prepared`.
+
+        Raises:
+            NotPrepared: it has committed.
+            HeuristicOutcome: it was committed by hand.
+        """
+        prepared.rollback(self, xid, heuristic)
+
+    def prepared(self) -> list[Prepared]:
+        """Returns the transactions in doubt, oldest first."""
+        return prepared.prepared(self)
+
+    def outcome(self, xid: str) -> str | None:
+        """Tells what became of a prepared transaction.
+
+        Returns:
+            ``"prepared"``: it is in doubt still. ``"committed"``, ``"heuristically_committed"`` or
+            ``"heuristically_rolled_back"``: by hand. None: it was rolled back, is forgotten, or was never prepared.
+        """
+        return prepared.outcome(self, xid)
+
+    def outcomes(self) -> list[tuple[str, str, float]]:
+        """Returns (xid, outcome, when it was prepared or decided by hand) of all that are kept; in seconds since
+        1970."""
+        return prepared.outcomes(self)
+
+    def forget(self, xid: str) -> None:
+        """Drops the outcome of a transaction that has ended; its xid may be used again.
+
+        A coordinator calls it once it will not ask any more; outcomes are kept until then. Does nothing when none is.
+
+        Raises:
+            UsageError: it is still prepared.
+        """
+        prepared.forget(self, xid)
 
     # ---- locks
 

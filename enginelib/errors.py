@@ -15,17 +15,19 @@ Error                             (base of all below)
     SnapshotTooOld         yes    the versions that this snapshot needs had to be given up for memory
   OutcomeUnknown           no     the log failed during commit: it may or may not be durable
   TransactionTooLarge      no     it holds more undo than ``transaction_budget``; it can be rolled back
-  UsageError               no     (base of these seven) the program asks for what it must not
+  UsageError               no     (base of these eight) the program asks for what it must not
     TransactionClosed      no     a transaction, cursor or savepoint is used after its end
     DatabaseClosed         no     a database, or something that belongs to it, is used after ``close()``
     ThreadError            no     a transaction is used by two threads at the same time
     ForkError              no     a handle is used in a forked child; open the database again there
     ReadOnlyError          no     a change is asked of a read-only database or transaction
     NotDeterministic       no     a logged procedure does something else when it is repeated
+    NotPrepared            no     no transaction is prepared under that xid, and none has ended as is asked
     NotSupported           no     this version cannot do it, or the files are of a newer format
   ChangesGone              no     the log does not hold what a stream of changes asks for any more
   ChangesetConflict        no     a changeset meets something else than what it was made on
   FencedError              no     changes come from a leader that was replaced by a follower of it
+  HeuristicOutcome         no     a prepared transaction was ended by hand, in another way than is asked
   DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
   StorageError             no     the system refused a file operation, or this is no database; an ``OSError``
     DiskFull               no     no space is left; nothing of the operation remains, the database goes on
@@ -57,9 +59,11 @@ __all__ = [
     "Error",
     "FencedError",
     "ForkError",
+    "HeuristicOutcome",
     "LockTimeout",
     "LogWriteError",
     "NotDeterministic",
+    "NotPrepared",
     "NotSupported",
     "OutcomeUnknown",
     "ReadOnlyError",
@@ -224,6 +228,26 @@ class NotDeterministic(UsageError):
     hint = "Take the time from txn.now() and random numbers from txn.random(), and order sets before writing them."
 
 
+class NotPrepared(UsageError):
+    """No transaction is prepared under that xid, and none of that name has ended as is asked.
+
+    Attributes:
+        xid: what was asked for.
+        outcome: how it ended, where that is known; None otherwise.
+    """
+
+    code = "not_prepared"
+    hint = "Database.prepared() lists what is in doubt, Database.outcome() tells what became of the rest."
+    _fields = ("xid", "outcome")
+
+    def __init__(
+        self, message: str = "", *, xid: str | None = None, outcome: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.xid = xid
+        self.outcome = outcome
+
+
 class ReadOnlyError(UsageError):
     """A change is asked of a read-only database or transaction."""
 
@@ -269,6 +293,26 @@ class FencedError(Error):
 
     code = "fenced"
     hint = "Take the data of the old leader as lost or for comparison only, and make it a follower of the new one."
+
+
+class HeuristicOutcome(Error):
+    """A prepared transaction was ended by hand (heuristically), in another way than its coordinator asks.
+
+    Attributes:
+        xid: of the transaction.
+        outcome: ``"heuristically_committed"`` or ``"heuristically_rolled_back"``.
+    """
+
+    code = "heuristic_outcome"
+    hint = "The parts of the transaction have ended differently: mend the data by hand, then forget() the xid."
+    _fields = ("xid", "outcome")
+
+    def __init__(
+        self, message: str = "", *, xid: str | None = None, outcome: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.xid = xid
+        self.outcome = outcome
 
 
 class DatabaseLocked(Error):

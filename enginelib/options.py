@@ -16,6 +16,8 @@ PAGE_SIZES = (4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB)
 SMALLEST_CACHE = MIB
 SMALLEST_CACHE_PAGES = 64
 LONGEST_WAIT = 86_400.0
+MOST_PREPARED = 10_000
+ABOVE_THE_CORE = ("max_prepared", "prepared_warning")
 
 
 class Durability(StrEnum):
@@ -120,6 +122,8 @@ if TYPE_CHECKING:
         lock_timeout: float
         allow_damaged: bool
         compaction_rate: int
+        max_prepared: int
+        prepared_warning: float
 
     class BeginValues(TypedDict, total=False):
         """The keyword arguments of `Database.transaction`."""
@@ -178,6 +182,9 @@ class Options:
         allow_damaged: open although a table of an LSM keyspace is missing or damaged; that keyspace raises
             `CorruptionError`, the others work.
         compaction_rate: bytes a second that compactions of LSM keyspaces write at most; 0 for no bound.
+        max_prepared: how many transactions may be prepared at a time; see `Transaction.prepare`.
+        prepared_warning: seconds after which a transaction that is still prepared is warned of in the log of
+            the program.
 
     Raises:
         TypeError: an option is of the wrong type.
@@ -198,6 +205,8 @@ class Options:
     lock_timeout: float = 5.0
     allow_damaged: bool = False
     compaction_rate: int = 0
+    max_prepared: int = 100
+    prepared_warning: float = 3600.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "durability", Durability.of(self.durability))
@@ -205,6 +214,8 @@ class Options:
         _boolean("read_only", self.read_only)
         _boolean("allow_damaged", self.allow_damaged)
         _bounded("compaction_rate", self.compaction_rate, 0, 1 << 46)
+        _counted("max_prepared", self.max_prepared, 0, MOST_PREPARED)
+        object.__setattr__(self, "prepared_warning", seconds("prepared_warning", self.prepared_warning))
         _whole("page_size", self.page_size)
         if self.page_size not in PAGE_SIZES:
             sizes = ", ".join(str(size) for size in PAGE_SIZES)
@@ -246,8 +257,11 @@ class Options:
         return {**asdict(self), "durability": self.durability.value}
 
     def for_core(self) -> dict[str, Any]:
-        """Returns the options as the core takes them: durability as a number."""
-        return {**asdict(self), "durability": self.durability.level}
+        """Returns the options that the core takes: durability as a number."""
+        values = {**asdict(self), "durability": self.durability.level}
+        for name in ABOVE_THE_CORE:
+            del values[name]
+        return values
 
 
 def seconds(name: str, value: object, smallest: float = 0.0) -> float:
@@ -280,6 +294,13 @@ def _boolean(name: str, value: object) -> None:
 def _whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number of bytes, not {type(value).__name__}.")
+
+
+def _counted(name: str, value: int, smallest: int, largest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}.")
+    if not smallest <= value <= largest:
+        raise ValueError(f"{name}={value} is outside {smallest} to {largest}; give one within them.")
 
 
 def _bounded(name: str, value: int, smallest: int, largest: int) -> None:

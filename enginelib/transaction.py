@@ -134,6 +134,28 @@ class Transaction(Commuting):
             told = self.supplied = Supplied(self.wall_micros(), int.from_bytes(os.urandom(8), "little"))
         return told
 
+    def prepare(self, xid: str) -> None:
+        """Promises, durably, that the transaction will commit or roll back, whichever `Database.commit_prepared` or
+        `Database.rollback_prepared` says: the first phase of two-phase commit.
+
+        This handle has ended then, and nothing but the xid leads to the transaction: from any thread of this process,
+        or after a crash or a restart from any later one. Until then its changes are seen by nobody, and its locks and
+        remembered reads keep blocking as they did. Prepare is durable always, whatever the database's ``durability``.
+
+        Args:
+            xid: the name by which it is ended, 1 to 200 bytes in UTF-8, no NUL; unique among those prepared and those
+                whose outcome is kept.
+
+        Raises:
+            ValueError: the xid is not fit, or taken.
+            UsageError: it is read-only or ``"serial"``, or as many are prepared as ``max_prepared`` allows.
+            SerializationFailure: committing it would give what no serial order gives; it is to be aborted.
+            OutcomeUnknown: the log failed; after the next opening it may be prepared or gone.
+        """
+        from enginelib.prepared import prepare
+
+        prepare(self, xid)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "A Transaction cannot be pickled: it belongs to one open database. Begin one where it is needed."

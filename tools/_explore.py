@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import _doubts
 import _history as h
 from _history import Finding, Window
 from _workload import Driver, Shape, window_of
@@ -18,7 +19,7 @@ from enginelib._native.engine.door import CoreKeyspace, CoreTransaction
 VARIANTS = (("kill", 0), ("power", 1), ("power", 2), ("power", 3), ("lost", 0))
 LIVES = 3  # crash images that one workload goes on from, at most
 AGAIN = 0.35  # share of states that crash again while they recover
-USED = 0.10  # share of states that are worked with afterwards
+USED = 0.15  # share of states that are worked with afterwards
 READ_ONLY = 0.03
 
 
@@ -66,12 +67,22 @@ class Life:
     """A recorded run: one journal, its driver, the states it went through."""
 
     def __init__(
-        self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape, known: dict[int, h.State]
+        self,
+        seed: int,
+        workload: int,
+        life: int,
+        vfs: FaultVfs,
+        base: Window,
+        shape: Shape,
+        known: dict[int, h.State],
+        doubts: list[_doubts.Doubt | _doubts.Frozen],
+        unlogged: bool,
     ) -> None:
         self.number = life
         self.vfs = vfs
         self.rng = random.Random(f"{seed}/{workload}/{life}")
-        self.driver = Driver(self.rng, shape, vfs, base, dict(known))
+        self.driver = Driver(self.rng, shape, vfs, base, dict(known), doubts)
+        self.driver.audit.unlogged = unlogged
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -115,8 +126,10 @@ class Explorer:
         vfs = FaultVfs()
         base = Window([{}], 0, 0)
         known: dict[int, h.State] = {}
+        doubts: list[_doubts.Doubt | _doubts.Frozen] = []
+        unlogged = False
         for number in range(LIVES):
-            life = Life(self.seed, workload, number, vfs, base, shape, known)
+            life = Life(self.seed, workload, number, vfs, base, shape, known, doubts, unlogged)
             life.run()
             yield life
             if life.error is not None:
@@ -135,6 +148,8 @@ class Explorer:
             base = Window(window.states, found, found, min(low, found))
             vfs = vfs.crash_image(cut, seed, mode)
             known = life.driver.audit.known
+            unlogged = life.driver.audit.unlogged
+            doubts = _doubts.frozen(life.driver.ledgers, cut)
 
     def found(self, image: FaultVfs, window: Window, shape: Shape) -> int:
         """Which of the states the image holds."""
@@ -172,7 +187,7 @@ class Explorer:
         self.tell(str(place))
         if rng.random() < READ_ONLY and "/db/pages.dat" in image.files():
             self.read_only(life, place, window)
-        self.check(image, window, shape, life, lambda db, found: self.onward(db, found, image, life, place, window, rng))
+        self.check(image, window, shape, life, place.cut, lambda db, found: self.onward(db, found, image, life, place, window, rng))
 
     def onward(
         self,
@@ -194,7 +209,7 @@ class Explorer:
             except Exception as error:
                 self.failed(again, error, life)
         if rng.random() < USED:
-            self.use(db, image, window.states[found], life.driver.shape, rng)
+            self.use(db, image, window.states[found], life.driver.shape, _doubts.ledger_at(life.driver.ledgers, place.cut).at(place.cut), rng)
 
     def second(self, image: FaultVfs, place: Place, window: Window, found: int, life: Life) -> None:
         """A crash inside recovery, which itself came after a crash."""
@@ -204,7 +219,7 @@ class Explorer:
         if place.mode == "kill" and place.mode2 != "kill" and place.cut2 < image.mutations:
             low = min(window.low_power, found)
         image2 = image.crash_image(place.cut2, place.seed2, place.mode2)
-        self.check(image2, Window(window.states, low, found), life.driver.shape, life)
+        self.check(image2, Window(window.states, low, found), life.driver.shape, life, place.cut)
 
     def check(
         self,
@@ -212,6 +227,7 @@ class Explorer:
         window: Window,
         shape: Shape,
         life: Life,
+        cut: int,
         then: Callable[[Any, int], None] = lambda db, found: None,
     ) -> int:
         """Opens an image; which of the allowed states it shows."""
@@ -222,13 +238,16 @@ class Explorer:
             found = h.match(content, window)
             h.check_verify(db)
             life.driver.audit.check(db, content)
+            doubts = _doubts.ledger_at(life.driver.ledgers, cut).at(cut)
+            _doubts.check(db, doubts, cut, window.states, found)
             then(db, found)
         finally:
             db.abandon()
         return found
 
-    def use(self, db: Any, image: FaultVfs, state: h.State, shape: Shape, rng: random.Random) -> None:
-        """It can be worked with, and the work is kept."""
+    def use(self, db: Any, image: FaultVfs, state: h.State, shape: Shape, doubts: list[Any], rng: random.Random) -> None:
+        """It can be worked with, what is in doubt can be ended, and the work is kept."""
+        state = _doubts.settle(db, doubts, state, rng)
         expected = {name: dict(rows) for name, rows in state.items()}
         name = rng.choice([*sorted(state), "new"])
         keyspace = db.core_keyspace(CoreKeyspace, name)
@@ -244,6 +263,7 @@ class Explorer:
         try:
             h.match(h.content(after), Window([expected], 0, 0))
             h.check_verify(after)
+            _doubts.check(after, [], 0, [], 0)
         finally:
             after.abandon()
 

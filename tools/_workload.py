@@ -13,6 +13,8 @@ from typing import Any
 
 import _history as h
 from _audit import Audit
+from _doubts import Doubt, Frozen, Ledger, apply
+from _doubts import check as check_doubts
 from _history import LAZY, OS, SYNC, Epoch, Finding, State, Window
 from enginelib._native.base.faultvfs import FaultVfs
 from enginelib._native.engine.door import CoreDatabase, CoreKeyspace, CoreTransaction
@@ -33,7 +35,8 @@ class Shape:
     bulk: int
     lsm: float
     audit: bool
-    before: bool
+    doubts: bool = False
+    before: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -52,8 +55,8 @@ class Shape:
         }
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
-        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6,
-                   rng.random() < 0.35)
+        keys, lsm, audit = rng.choice((6, 30, 200)), rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6
+        return cls(options, steps, keys, largest, 120 if kind == "fat" else 6, lsm, audit, steps % 3 > 0, rng.random() < 0.35)
 
 
 @dataclass
@@ -72,10 +75,18 @@ class Driver:
     """Does the work, and keeps the epochs."""
 
     def __init__(
-        self, rng: random.Random, shape: Shape, vfs: FaultVfs, base: Window, known: dict[int, State] | None = None
+        self,
+        rng: random.Random,
+        shape: Shape,
+        vfs: FaultVfs,
+        base: Window,
+        known: dict[int, State] | None = None,
+        doubts: list[Doubt | Frozen] | None = None,
     ) -> None:
         self.rng = rng
         self.audit = Audit(known, shape.before)
+        self.ledgers: list[Ledger] = []
+        self.doubts = doubts or []
         self.shape = shape
         self.vfs = vfs
         self.epochs: list[Epoch] = []
@@ -94,9 +105,14 @@ class Driver:
         """Opens the database; what it shows must be one of what may be there."""
         epoch = Epoch(self.vfs.mutations, self.base)
         self.epochs.append(epoch)
+        ledger = Ledger(self.vfs.mutations, self.doubts)
+        self.ledgers.append(ledger)
         self.db = h.open_database(self.vfs, self.shape.options)
         found = h.content(self.db)
-        epoch.came_up(self.vfs.mutations, h.match(found, self.base))
+        index = h.match(found, self.base)
+        check_doubts(self.db, ledger.before, self.vfs.mutations, self.base.states, index)
+        epoch.came_up(self.vfs.mutations, index)
+        ledger.came_up(self.db, self.vfs.mutations)
         self.names = {name: id for name, id, _ in self.db.keyspace_rows()}
         self.data = {id: found[name] for name, id in self.names.items()}
         self.open = []
@@ -128,6 +144,7 @@ class Driver:
         probe.abandon()
         self.base.low = self.base.high = seen
         self.base.low_power = min(window.low_power, seen)
+        self.doubts = list(self.ledgers[-1].doubts)
         self.start()
 
     # ---- one step
@@ -148,6 +165,8 @@ class Driver:
             self.catalogue(rng.choice(self.open))
         elif roll < 0.45:
             self.read_along()
+        elif roll < 0.50 and self.ledgers[-1].standing():
+            self.settle(rng.choice(self.ledgers[-1].standing()))
         elif roll < 0.48 and self.shape.audit:
             assert self.db is not None
             self.note("read for the slot")
@@ -236,6 +255,9 @@ class Driver:
     def end(self, one: Open) -> None:
         """Commits, aborts, or forgets the handle."""
         self.open.remove(one)
+        if self.shape.doubts and one.txn.id and len(self.ledgers[-1].standing()) < 3 and self.rng.random() < 0.3:
+            self.prepare(one)
+            return
         roll = self.rng.random()
         if roll < 0.72:
             self.commit(one)
@@ -258,32 +280,42 @@ class Driver:
         epoch.ended(self.vfs.mutations, commit)
         self.names, self.data = names, data
 
+    def prepare(self, one: Open) -> None:
+        """Promises; from here on it ends by its name."""
+        assert self.db is not None
+        epoch = self.epochs[-1]
+        doubt = Doubt(b"%d.%d" % (len(self.log), one.txn.id), one.ops, self.vfs.mutations, None)
+        self.note(f"prepare {one.txn.id} ({len(one.ops)} changes)")
+        self.ledgers[-1].doubts.append(doubt)
+        one.txn.prepare_as(doubt.xid)
+        doubt.returned = self.vfs.mutations
+        epoch.survives(self.vfs.mutations, None, SYNC)
+
+    def settle(self, doubt: Doubt) -> None:
+        """Ends one in doubt."""
+        assert self.db is not None
+        epoch = self.epochs[-1]
+        doubt.end_began = self.vfs.mutations
+        if self.rng.random() < 0.6:
+            doubt.ends = "commit"
+            names, data = dict(self.names), dict(self.data)
+            apply(doubt.ops, names, data)
+            self.note(f"commit of {doubt.xid!r}")
+            commit = epoch.began(self.vfs.mutations, SYNC, {name: data[id] for name, id in names.items()})
+            doubt.states, doubt.index = epoch.states, len(epoch.states) - 1
+            self.db.end_prepared(doubt.xid, True)
+            epoch.ended(self.vfs.mutations, commit)
+            self.names, self.data = names, data
+        else:
+            doubt.ends = "rollback"
+            self.note(f"rollback of {doubt.xid!r}")
+            self.db.end_prepared(doubt.xid, False)
+        doubt.end_returned = self.vfs.mutations
+
     def applied(self, one: Open) -> tuple[dict[str, int], dict[int, dict[bytes, bytes]]]:
         """The newest state with a transaction's changes on top; what is shared is never changed in place."""
         names, data = dict(self.names), dict(self.data)
-        copied = set()
-        for op in one.ops:
-            what, id = op[0], op[1]
-            if what in ("put", "delete"):
-                if id not in data:
-                    continue  # of a keyspace that this transaction has dropped since
-                if id not in copied:
-                    data[id] = dict(data[id])
-                    copied.add(id)
-                if what == "put":
-                    data[id][op[2]] = op[3]
-                else:
-                    data[id].pop(op[2], None)
-            elif what == "create":
-                names[op[2]] = id
-                data[id] = {}
-                copied.add(id)
-            elif what == "drop":
-                del names[op[2]]
-                del data[id]
-            else:
-                del names[op[2]]
-                names[op[3]] = id
+        apply(one.ops, names, data)
         return names, data
 
     def savepoint(self, one: Open) -> None:

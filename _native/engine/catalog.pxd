@@ -11,7 +11,9 @@ cdef CoreKeyspace catalog_of(CoreDatabase db)
 cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row)
 # The row of a name that the transaction sees, or None; (name, id, backend) of all.
 cdef bytes catalog_row(CoreTransaction txn, str name)
-cdef list catalog_rows(CoreTransaction txn)
+cdef list catalog_rows(CoreTransaction txn, bint hidden)      # hidden: also the engine's own
+# ValueError for a name that begins as those of the engine's own keyspaces do, unless it is one; and the other way round.
+cdef int check_name(str name, bint hidden) except -1
 # ValueError for a name that is taken, KeyError for one that is not there.
 cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend, dict options)
 cdef int drop_keyspace(CoreTransaction txn, str name) except -1

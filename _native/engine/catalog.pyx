@@ -87,9 +87,17 @@ cdef bytes catalog_row(CoreTransaction txn, str name):
     return checked_row(txn.get(catalog_of(txn.database), encode_name(name), None))
 
 
-cdef list catalog_rows(CoreTransaction txn):
+cdef int check_name(str name, bint hidden) except -1:
+    if name.startswith("\0") != hidden:
+        raise ValueError("a keyspace's name does not begin with a NUL: such names are the engine's own")
+    return 0
+
+
+cdef list catalog_rows(CoreTransaction txn, bint hidden):
     rows = []
     for key, value in txn.scan(catalog_of(txn.database)):
+        if key[:1] == b"\0" and not hidden:
+            continue
         row = checked_row(value)
         rows.append((decode_name(key), get32(PyBytes_AS_STRING(row)), "lsm" if row[4] == LSM_BACKEND else "btree"))
     return rows
@@ -165,10 +173,12 @@ cdef int tag_named(CoreTransaction txn, uint32_t id, bytes name) except -1:
 
 
 cdef int drop_keyspace(CoreTransaction txn, str name) except -1:
-    cdef bytes row = catalog_row(txn, name)
+    cdef bytes row
     cdef Lack lack
     cdef uint32_t id
     cdef int status, depth
+    check_name(name, False)
+    row = catalog_row(txn, name)
     if row is None:
         raise KeyError(f"no keyspace named {name!r}")
     id = get32(PyBytes_AS_STRING(row))
@@ -206,8 +216,11 @@ cdef int drop_keyspace(CoreTransaction txn, str name) except -1:
 cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1:
     cdef CoreKeyspace catalog = catalog_of(txn.database)
     cdef Lack lack
-    cdef bytes row = catalog_row(txn, old)
+    cdef bytes row
     cdef int depth
+    check_name(old, False)
+    check_name(new, False)
+    row = catalog_row(txn, old)
     if row is None:
         raise KeyError(f"no keyspace named {old!r}")
     lack_init(&lack)

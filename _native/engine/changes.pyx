@@ -469,6 +469,8 @@ cdef class ChangeReader:
                 continue
             at += 1
             name = o.key.decode()
+            if name.startswith("\0"):                 # the engine's own
+                continue
             id = get32(<char*>o.value)
             if o.op == "was":
                 following = <Operation>rows[at] if at < len(rows) else None

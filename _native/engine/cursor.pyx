@@ -22,7 +22,7 @@ from ..txn.holds cimport HOLD_SHARED, HOLD_UPDATE, Span
 from ..txn.isolation cimport isolate_row, isolate_span, statement, trim_span
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init
 from ..txn.lsmops cimport lsm_mark, wall_of
-from ..txn.versions cimport LOCKING, READ_COMMITTED, SERIALIZABLE, TXN_ACTIVE, Txn
+from ..txn.versions cimport LOCKING, READ_COMMITTED, SERIAL, SERIALIZABLE, TXN_ACTIVE, Txn
 from .handles cimport CoreKeyspace
 from .txnhandle cimport CoreTransaction
 from .rowlocks cimport lock_row
@@ -269,7 +269,7 @@ cdef class CoreCursor:
             t.snapshot = snapshot
             t.safe_lsn = safe
             t.wall = wall
-        if t.watched and not self.apart and (t.level == SERIALIZABLE or t.level == LOCKING):
+        if t.watched and not self.apart and (t.level == SERIALIZABLE or t.level == LOCKING or (t.level == SERIAL and self.txn.m.first_prepared != NULL)):
             status = self.isolate(status, lack)
         return status
 

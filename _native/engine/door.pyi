@@ -22,13 +22,17 @@ class CoreDatabase:
     database_id: bytes
     epoch: int                                         # raised by each promotion of a follower
     engine: Any                                        # what tests look into
-    recovery: dict[str, Any]                           # what opening had to replay: records, transactions, rolled_back, log_bytes, created
+    recovery: dict[str, Any]                           # what opening had to replay: records, transactions, rolled_back, prepared, log_bytes, created
     def __init__(self, path: str, **options: Any) -> None: ...
     def alive(self) -> int: ...                        # raises unless it is open, in this process
     def close(self) -> None: ...                       # checkpoints (unless it cannot), then releases everything; idempotent
     def abandon(self) -> None: ...                     # closes without checkpoint or log flush, as a crash would (tests)
     def core_keyspace(self, cls: type, name: str, create: bool = True, backend: str = "btree",
-                      options: dict[str, Any] | None = None) -> Any: ...   # KeyError when absent and not create
+                      options: dict[str, Any] | None = None, hidden: bool = False) -> Any: ...   # hidden: the engine's own; KeyError when absent and not create
+    # False: nothing is prepared under that xid; (xid, wall clock in microseconds, number, isolation, keys changed, locks, numbers of waiters)
+    def end_prepared(self, xid: bytes, commit: bool) -> bool: ...
+    def prepared_rows(self) -> list[tuple[bytes, int, int, str, int, int, tuple[int, ...]]]: ...
+    prepared_count: int
     def keyspace_rows(self) -> list[tuple[str, int, str]]: ...            # (name, id, backend), newest committed state
     def set_before(self, name: str, before: str) -> None: ...             # what is logged of what keys held before: "none", "key" or "full"; KeyError
     def drop_keyspace(self, name: str) -> None: ...    # in a transaction of its own; the txn-bound forms are on CoreTransaction
@@ -107,6 +111,7 @@ class CoreTransaction:
     supplied: Any                                       # its time and random numbers
     def log_call(self, now: int, seed: int, name: bytes, args: bytes) -> None: ...     # beside its changes, if there are any
     def tag_origin(self, origin: bytes) -> None: ...    # where its changes were made first: logged beside them, if there are any
+    def prepare_as(self, xid: bytes) -> None: ...       # durably; this handle has ended then
     def wall_micros(self) -> int: ...                   # the wall clock as commits have it: it never goes back
     def commit(self) -> None: ...
     def commit_later(self) -> bool: ...                 # logs the commit; whether complete() has to be called
@@ -116,7 +121,7 @@ class CoreTransaction:
     def rollback_to(self, depth: int) -> None: ...      # undoes to the savepoint (and closes it and those inside it)
     def release(self, depth: int) -> None: ...          # closes it, keeping the changes
     def catalog_row(self, name: str) -> bytes | None: ...     # the catalogue's row for a name
-    def catalog_rows(self) -> list[tuple[str, int, str]]: ... # (name, id, backend) of every keyspace this transaction sees
+    def catalog_rows(self, hidden: bool = False) -> list[tuple[str, int, str]]: ... # (name, id, backend) of every keyspace this transaction sees
     def open_keyspace(self, cls: type, name: str) -> Any: ...  # as this transaction knows it; None where it knows none
     def create_keyspace(self, cls: type, name: str, backend: str = "btree", options: dict[str, Any] | None = None) -> Any: ...      # transactional
     def drop_keyspace(self, name: str) -> None: ...

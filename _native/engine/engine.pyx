@@ -27,7 +27,7 @@ from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Found, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
-from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING
+from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING, TXN_PREPARED
 from .checkpoint cimport MOST_SLOTS, SlotPin, take_checkpoint, shrink
 from ..index.lsm cimport LsmTree
 from .lsmredo cimport lsmredo_free
@@ -185,7 +185,7 @@ cdef class Engine:
             if not read_only:
                 self.finish_open(<size_t>&r, fresh)
                 remove_orphans(self)
-            self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "log_bytes": r.bytes,
+            self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "prepared": r.prepared, "log_bytes": r.bytes,
                              "created": bool(fresh), "end_lsn": r.end_lsn,
                              "seconds": {"analysis": r.analysis_micros / 1e6, "redo": r.redo_micros / 1e6, "log": r.settle_micros / 1e6,
                                          "undo": r.undo_micros / 1e6}}
@@ -407,6 +407,7 @@ cdef class Engine:
         cdef int status = OK
         cdef Lack lack
         cdef Txn* t
+        cdef Txn* following
         if not self.opened or self.foreign_process():
             return
         with nogil:
@@ -433,8 +434,12 @@ cdef class Engine:
                 latch_lock(&self.latch)
                 lack_init(&lack)
                 self.abort_orphans()
-                while self.txns.clock.first_writer != NULL and status == OK and not self.log.failed:
-                    t = self.txns.clock.first_writer
+                following = self.txns.clock.first_writer
+                while following != NULL and status == OK and not self.log.failed:
+                    t = following
+                    following = t.writer_next
+                    if t.state == TXN_PREPARED:        # it stays so, for the next opening
+                        continue
                     if t.state != TXN_ACTIVE and t.state != TXN_ABORTING:
                         break
                     while True:

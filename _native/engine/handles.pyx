@@ -8,13 +8,14 @@ from ..log.writer cimport SYNC
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE
 from ..txn.versions cimport READ_COMMITTED, SERIAL, SNAPSHOT, Txn
-from .catalog cimport keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace, set_images
+from .catalog cimport check_name, keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace, set_images
 from .lsmtree import IMAGES_NAMES
 from .engine cimport Engine
 from .lockview cimport lock_rows, wait_rows
 from .lsmface cimport lsm_compact, lsm_stats, lsm_step
 from .lsmingest cimport ingest
 from .predicates cimport predicates_on
+from .prepared cimport end_prepared, prepared_rows
 from .procedures cimport run_serially
 from .rowlocks cimport take_place, wait_until_safe
 from .steps cimport to_bytes, too_long, raise_lacking, obtain_for, shelter_value, commit_txn, end_quietly
@@ -114,11 +115,12 @@ cdef class CoreDatabase:
         """A read-only transaction of the core's own class."""
         return self.core_transaction(CoreTransaction, read_only=True)
 
-    def core_keyspace(self, type cls, str name, bint create=True, str backend="btree", dict options=None):
-        """The keyspace of that name as committed; made, in a transaction of its own, when absent."""
+    def core_keyspace(self, type cls, str name, bint create=True, str backend="btree", dict options=None, bint hidden=False):
+        """The keyspace of that name as committed; made, in a transaction of its own, when absent.  hidden: it is the engine's own."""
         cdef CoreTransaction txn
         self.alive()
         with self.core_transaction(CoreTransaction, read_only=not create or self.engine.read_only) as txn:
+            check_name(name, hidden)
             row = catalog_row(txn, name)
             if row is None:
                 if not create or self.engine.read_only:
@@ -132,7 +134,7 @@ cdef class CoreDatabase:
         cdef CoreTransaction txn
         self.alive()
         with self.core_transaction(CoreTransaction, read_only=True) as txn:
-            return catalog_rows(txn)
+            return catalog_rows(txn, False)
 
     def set_before(self, str name not None, str before not None):
         """What is logged beside each change of a keyspace from now on, its before-image: "none", "key" (whether the key was there) or "full" (what it held too).
@@ -240,6 +242,21 @@ cdef class CoreDatabase:
         from .upkeep import stats
         self.alive()
         return stats(self)
+
+    def end_prepared(self, bytes xid not None, bint commit):
+        """Commits or rolls back, durably, what is prepared under that xid; False where nothing is."""
+        self.alive()
+        return end_prepared(self, xid, commit)
+
+    def prepared_rows(self):
+        """(xid, wall clock of the prepare in microseconds, transaction number, isolation level, keys changed, locks held, numbers of those that wait for it), oldest first."""
+        self.alive()
+        return prepared_rows(self.engine)
+
+    @property
+    def prepared_count(self):
+        """How many transactions are prepared."""
+        return self.engine.txns.prepared
 
     def lock_rows(self, size_t limit):
         """(transaction, level, keyspace id, mode, kind, start, stop, granted) of locks held and waited for."""

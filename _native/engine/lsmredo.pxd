@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ..base.idmap cimport IdMap
 from ..log.record cimport Record
 from ..txn.transaction cimport TxnManager
+from ..txn.versions cimport Txn
 
 cdef struct Undone:                # changes of a transaction above `to`, logged before `at`, were taken back
     uint64_t to
@@ -63,8 +64,8 @@ cdef int lsmredo_edits(LsmRedo* l, TxnManager m, uint32_t keyspace) noexcept nog
 cdef inline bint lsmredo_is(const LsmRedo* l, uint32_t keyspace) noexcept nogil:
     """Whether the keyspace is an LSM-tree."""
     return keyspace < l.kinds_room and l.kinds[keyspace] != 0
-# latch. Replays a change of an LSM-tree; OK also when it was not to be replayed.
-cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r) noexcept nogil
+# latch. Replays a change of an LSM-tree; OK also when it was not to be replayed. t: whose it is, where that is prepared at the end of the log: it is in flight again; else NULL.
+cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r, Txn* t) noexcept nogil
 # A chunk of a large value: False when it belongs to no LSM-tree.
 cdef bint lsmredo_chunk(LsmRedo* l, const Record* r, int* status) noexcept nogil
 # latch. Logs the aborts of those that neither committed nor aborted and have nothing to be undone.

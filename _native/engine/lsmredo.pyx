@@ -8,7 +8,9 @@ from ..index.lsm cimport LsmTree
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT
 from ..index.tableset cimport Edit, edit_decode, edit_free
 from ..log.record cimport Record, R_ABORT, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, RECORD_OVERHEAD
-from ..txn.transaction cimport CATALOG, LSM_BACKEND, MAX_KEYSPACES, TxnManager
+from ..page.layout cimport VALUE_BLOB
+from ..txn.transaction cimport (CATALOG, LSM_BACKEND, MAX_KEYSPACES, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_PUT, RANGE_UNBOUNDED, Lack, TxnManager,
+                                lack_init)
 from ..txn.versions cimport Txn
 
 cdef enum:
@@ -275,7 +277,22 @@ cdef int replay_change(LsmTree tree, const Record* r, const Fate* f, const Chunk
     return status
 
 
-cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r) noexcept nogil:
+cdef int replay_doubt(TxnManager m, LsmTree tree, const Record* r, Txn* t, const Chunks* c) noexcept nogil:
+    """A change of a transaction that stays in flight."""
+    cdef Lack lack
+    cdef int op = OP_DELETE_BLIND if r.type == R_DELETE else OP_DELETE_RANGE if r.type == R_DELETE_RANGE else OP_PUT
+    if r.klen > tree.max_key or (r.type == R_DELETE_RANGE and r.vlen > tree.max_key):
+        return fail_corrupt("log", <long long>r.lsn, "a key longer than any may be", tree.max_key, r.klen)
+    lack_init(&lack)
+    if r.type != R_PUT_BLOB:
+        return m.write(t, op, r.keyspace, r.key, r.klen, r.value, r.vlen, RANGE_UNBOUNDED if r.type == R_DELETE_RANGE and r.a else 0, 0, r.lsn, &lack)
+    if c == NULL or c.filled != r.b or c.length != r.b:
+        return fail_corrupt("log", <long long>r.lsn, "a large value some of whose chunks are missing", r.b, c.filled if c != NULL else 0)
+    t.blob_lsn = c.lsn
+    return m.write(t, OP_PUT, r.keyspace, r.key, r.klen, c.data, c.length, VALUE_BLOB, r.a, r.lsn, &lack)
+
+
+cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r, Txn* t) noexcept nogil:
     cdef Fate* f = fate_of(l, r.txn)
     cdef Chunks** p = &l.chunks
     cdef Chunks* c = NULL
@@ -286,7 +303,10 @@ cdef int lsmredo_replay(LsmRedo* l, TxnManager m, const Record* r) noexcept nogi
         c = p[0]
         if c != NULL:
             p[0] = c.next
-    if (r.keyspace < m.next_keyspace and m.trees[r.keyspace].tree != NULL and m.trees[r.keyspace].lsm and f != NULL and f.commit_ts != 0
+    if t != NULL:
+        if r.keyspace < m.next_keyspace and m.trees[r.keyspace].tree != NULL and m.trees[r.keyspace].lsm and f != NULL and not taken_back(f, r.lsn):
+            status = replay_doubt(m, <LsmTree>m.trees[r.keyspace].tree, r, t, c)
+    elif (r.keyspace < m.next_keyspace and m.trees[r.keyspace].tree != NULL and m.trees[r.keyspace].lsm and f != NULL and f.commit_ts != 0
             and f.loads != r.keyspace and not taken_back(f, r.lsn)):
         if f.wall > m.last_wall:
             m.last_wall = f.wall

@@ -10,16 +10,19 @@ from ..index.lsm cimport LsmTree
 from ..index.tableset cimport Edit, edit_decode, edit_encode, edit_free, edit_init, edit_size
 from ..page.layout cimport VALUE_GHOST
 from ..txn.clock cimport writer_enter
+from ..txn.prepared cimport LONGEST_XID, locks_valid, prepared_find, promise_locks, promise_restore, promise_xid
 from .lsmtree cimport new_lsm, options_encode
 from ..txn.transaction cimport (TxnManager, Tree, Lack, lack_init, row_valid, CATALOG_ROW, LSM_ROW, TREE_NONE, TREE_LIVE, TREE_DROPPING)
-from ..txn.versions cimport (SNAPSHOT, Txn, Version, TXN_ACTIVE, TXN_ABORTING, BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
+from ..txn.versions cimport (SERIAL, SNAPSHOT, Txn, Version, TXN_ACTIVE, TXN_ABORTING, TXN_PREPARED, BEFORE_ABSENT, BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_find, table_push, table_reserve,
                              hash_key, version_key, version_value)
 
 cdef enum:
     META_VERSION = 1            # on disk: never change. Without LSM-trees;
     META_LSM = 2                # with them: each tree's backend and, of an LSM-tree, its row's options and its tables follow
+    META_PREPARED = 3           # as META_LSM; there are prepared transactions, each with its promise behind its undo
     STATE_ABORTING = 1
     STATE_UNDOING = 2
+    STATE_PREPARED = 4
 
 
 cdef bint room(Buffer* b, size_t n) noexcept nogil:
@@ -52,7 +55,7 @@ cdef void add_bytes(Buffer* b, const char* p, size_t n) noexcept nogil:
 
 
 cdef bint in_flight(Txn* t) noexcept nogil:
-    return t != NULL and (t.state == TXN_ACTIVE or t.state == TXN_ABORTING)
+    return t != NULL and (t.state == TXN_ACTIVE or t.state == TXN_PREPARED or t.state == TXN_ABORTING)
 
 
 cdef bint any_lsm(TxnManager m) noexcept nogil:
@@ -140,7 +143,7 @@ cdef void add_transaction(TxnManager m, Txn* t, Buffer* out) noexcept nogil:
     add(out, t.id)
     add(out, t.first_lsn)
     add(out, t.last_lsn)
-    add(out, STATE_ABORTING if t.state == TXN_ABORTING else (STATE_UNDOING if t.undoing else 0))
+    add(out, STATE_ABORTING if t.state == TXN_ABORTING else STATE_PREPARED if t.state == TXN_PREPARED else STATE_UNDOING if t.undoing else 0)
     add(out, t.undo_to)
     add(out, t.keyspaces)
     add(out, t.catalog)
@@ -161,6 +164,14 @@ cdef void add_transaction(TxnManager m, Txn* t, Buffer* out) noexcept nogil:
             add_bytes(out, version_key(v), v.klen)
             add_bytes(out, version_value(v), v.vlen)
         v = v.previous
+    if t.state == TXN_PREPARED:
+        add(out, t.level)
+        add(out, t.promise.wall)
+        add(out, t.promise.lsn)
+        add(out, t.promise.xid_len)
+        add_bytes(out, promise_xid(t.promise), t.promise.xid_len)
+        add(out, t.promise.locks_len)
+        add_bytes(out, <const char*>promise_locks(t.promise), t.promise.locks_len)
 
 
 cdef int meta_encode(TxnManager m, uint64_t checkpoint_lsn, Buffer* out) noexcept nogil:
@@ -191,10 +202,10 @@ cdef int meta_encode(TxnManager m, uint64_t checkpoint_lsn, Buffer* out) noexcep
     for i in range(m.next_keyspace):
         if m.trees[i].state != TREE_NONE and m.trees[i].lsm and (<LsmTree>m.trees[i].tree).log_needed() < chunks:
             chunks = (<LsmTree>m.trees[i].tree).log_needed()
-    add(out, META_LSM if lsm else META_VERSION)
+    add(out, META_PREPARED if m.first_prepared != NULL else META_LSM if lsm else META_VERSION)
     add(out, chunks)
     out.keep = chunks
-    add_trees(m, out, lsm)
+    add_trees(m, out, lsm or m.first_prepared != NULL)
     add(out, nblobs)
     add_bytes(out, <char*>blobs.data, blobs.used)
     add(out, nghosts)
@@ -322,6 +333,18 @@ cdef int push_undo(TxnManager m, Txn* t, Reader* r, uint64_t n, bint chain) noex
     return OK
 
 
+cdef int take_promise(TxnManager m, Txn* t, Reader* r) noexcept nogil:
+    cdef uint64_t level = take(r), wall = take(r), lsn = take(r), n = take(r), locks_len
+    cdef const char* xid = take_bytes(r, n)
+    cdef const char* locks
+    locks_len = take(r)
+    locks = take_bytes(r, locks_len)
+    if r.bad or level > SERIAL or n > LONGEST_XID or not locks_valid(<const uint8_t*>locks, locks_len) or prepared_find(m, xid, n) != NULL:
+        r.bad = True
+        return OK
+    return promise_restore(m, t, xid, n, <int>level, wall, lsn, <const uint8_t*>locks, locks_len)
+
+
 cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t checkpoint_lsn, uint64_t* read_from):
     cdef Reader r, ghosts
     cdef uint64_t _i, count, id, root, state, created, dropped, creation, nghosts, version, lsm, size
@@ -337,7 +360,7 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
     r.end = data + n
     r.bad = False
     version = take(&r)
-    if version != META_VERSION and version != META_LSM:
+    if version < META_VERSION or version > META_PREPARED:
         bad_meta(b"the checkpoint's record has an unknown version")
     read_from[0] = take(&r)
     if read_from[0] > checkpoint_lsn:
@@ -346,7 +369,7 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
     for _i in range(count):
         id = take(&r)
         root = take(&r)
-        lsm = take(&r) if version == META_LSM else 0
+        lsm = take(&r) if version != META_VERSION else 0
         options = tables = NULL
         size = 0
         if lsm:
@@ -410,13 +433,15 @@ cdef object meta_decode(TxnManager m, const uint8_t* data, size_t n, uint64_t ch
         t.undo_to = take(&r)
         t.keyspaces = take(&r)
         t.catalog = take(&r) != 0
-        t.undoing = state != 0
+        t.undoing = state == STATE_ABORTING or state == STATE_UNDOING
         writer_enter(&m.clock, t)
         if t.id == 0 or t.id >> 62 or (state == STATE_ABORTING and t.undo_to != 0):
             r.bad = True
         if state == STATE_ABORTING:
             t.state = TXN_ABORTING
         status = push_undo(m, t, &r, take(&r), True)
+        if status == OK and state == STATE_PREPARED:
+            status = take_promise(m, t, &r)
         if status != OK:
             raise_status(status)
         by_id[t.id] = <size_t>t

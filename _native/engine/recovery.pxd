@@ -9,6 +9,7 @@ cdef struct Recovered:
     uint64_t records            # replayed
     uint64_t transactions       # ended in the replayed log
     uint64_t losers             # rolled back because they never ended
+    uint64_t prepared           # left as they are, for somebody to say how they end
     uint64_t bytes              # of log read
     uint64_t end_lsn
     uint64_t next_lsn           # where a new segment may start

@@ -2,7 +2,7 @@
 
 1. Analysis reads the log once and learns which transactions ended, and how.  Those that commit whole need no before-images in redo.
 2. The checkpoint's record gives trees, transactions in flight with their undo; undo that was under way is finished first (law 9).
-3. Redo replays every record through TxnManager.write and undo, as it was logged: history is repeated.
+3. Redo replays every record through TxnManager.write and undo, as it was logged: history is repeated. What is prepared at the end of the log stays so.
 4. The log is ended durably and goes on in a new segment (the engine does that), the losers' aborts are logged, and they are undone.
 
 Nothing here changes the log's past, and page writes go to free space only, so recovery may be cut off anywhere and run again.
@@ -11,15 +11,15 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, calloc
-from libc.string cimport memset
+from libc.stdlib cimport free, calloc, realloc
+from libc.string cimport memcpy, memset
 from ..base.coding cimport get32
 from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
 from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOMEM, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
 from ..log.reader cimport LogReader
-from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE, R_BEFORE)
+from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE, R_PREPARE, R_BEFORE, R_TAG, TAG_LOCKS)
 from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..page.store cimport BLOCK
@@ -27,9 +27,10 @@ from ..txn.blob cimport BlobWrite, blob_start, blob_append, blob_complete, blob_
 from ..txn.clock cimport writer_enter, queue_push
 from ..txn.garbage cimport collect_slowly
 from ..txn.keyspaces cimport tree_admit
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, LSM_BACKEND, row_valid, TREE_LIVE, TREE_DROPPING
+from ..txn.prepared cimport LONGEST_XID, locks_restore, locks_valid, prepared_find, promise_drop, promise_restore
+from ..txn.transaction cimport END_BYTES, TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, CATALOG, CATALOG_ROW, LSM_BACKEND, row_valid, TREE_LIVE, TREE_DROPPING
 from ..txn.undo cimport undo
-from ..txn.versions cimport SNAPSHOT, Txn, TXN_ABORTING, TXN_COMMITTING
+from ..txn.versions cimport SERIAL, SNAPSHOT, Txn, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTING, TXN_PREPARED
 from ..base.idmap cimport IdMap, idmap_init, idmap_destroy, idmap_get, idmap_put, idmap_remove
 from ..index.lsm cimport LsmTree
 from .lsmredo cimport (LsmRedo, lsmredo_chunk, lsmredo_edits, lsmredo_free, lsmredo_init, lsmredo_is, lsmredo_losers, lsmredo_note, lsmredo_replay)
@@ -47,7 +48,22 @@ cdef struct Pending:            # large values whose chunks are being replayed, 
     BlobWrite write
     Pending* next
 
+cdef struct Doubt:              # a transaction that prepares, and has not ended as far as analysis has come
+    uint64_t txn
+    bint prepared
+    bint known                  # its promise came with the checkpoint's record
+    int level
+    uint64_t wall
+    uint64_t lsn
+    char xid[LONGEST_XID]
+    size_t xid_len
+    uint8_t* locks
+    size_t locks_len
+    Doubt* next
+
 cdef struct Redo:
+    IdMap doubts                # id -> Doubt*
+    Doubt* first_doubt
     IdMap fates                 # transactions that need before-images
     IdMap active                # those of them that are in flight: id -> Txn*
     Pending* blobs
@@ -95,6 +111,67 @@ cdef int not_replayable(const Record* r, const char* what) noexcept nogil:
     return fail_corrupt("log", <long long>r.lsn, what, r.type, r.txn)
 
 
+cdef void forget_doubt(Redo* redo, uint64_t txn) noexcept nogil:
+    cdef Doubt** p = &redo.first_doubt
+    cdef Doubt* d
+    if idmap_get(&redo.doubts, txn) == NULL:
+        return
+    while p[0].txn != txn:
+        p = &p[0].next
+    d = p[0]
+    p[0] = d.next
+    idmap_remove(&redo.doubts, txn)
+    free(d.locks)
+    free(d)
+
+
+cdef Doubt* doubt_of(Redo* redo, uint64_t txn) noexcept nogil:
+    """Found or made; NULL: no memory."""
+    cdef uint64_t* found = idmap_get(&redo.doubts, txn)
+    cdef Doubt* d
+    if found != NULL:
+        return <Doubt*>found[0]
+    d = <Doubt*>calloc(1, sizeof(Doubt))
+    if d == NULL or idmap_put(&redo.doubts, txn, <uint64_t>d):
+        free(d)
+        fail(E_NOMEM, "no memory for a prepared transaction")
+        return NULL
+    d.txn = txn
+    d.next = redo.first_doubt
+    redo.first_doubt = d
+    return d
+
+
+cdef int note_doubt(Redo* redo, const Record* r, uint64_t behind) noexcept nogil:
+    cdef Doubt* d = doubt_of(redo, r.txn)
+    cdef uint8_t* grown
+    if d == NULL:
+        return E_NOMEM
+    if d.known:
+        return OK
+    if r.type == R_PREPARE:
+        if r.klen > LONGEST_XID or r.b > SERIAL or r.txn == 0 or not locks_valid(d.locks, d.locks_len):
+            return not_replayable(r, "the prepare record of a transaction that cannot be")
+        memcpy(d.xid, r.key, r.klen)
+        d.xid_len = r.klen
+        d.level = <int>r.b
+        d.wall = r.a
+        d.lsn = behind
+        d.prepared = True
+        return OK
+    if r.vlen == 0:
+        return not_replayable(r, "a piece of the locks of a transaction that is none")
+    if r.value[0]:
+        d.locks_len = 0
+    grown = <uint8_t*>realloc(d.locks, d.locks_len + r.vlen)
+    if grown == NULL:
+        return fail(E_NOMEM, "no memory for the locks of a prepared transaction")
+    d.locks = grown
+    memcpy(d.locks + d.locks_len, r.value + 1, r.vlen - 1)
+    d.locks_len += r.vlen - 1
+    return OK
+
+
 cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
     """One pass over the log: leaves in `fates` the transactions that may have to be undone, wholly or in part."""
     cdef Record r
@@ -116,7 +193,15 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
         elif r.type == R_ABORT or r.type == R_ROLLBACK:
             if idmap_put(&redo.fates, r.txn, UNDOES):
                 return fail(E_NOMEM, "no memory for the table of transactions")
+            if r.type == R_ABORT and redo.first_doubt != NULL:
+                forget_doubt(redo, r.txn)
+        elif r.type == R_PREPARE or (r.type == R_TAG and r.a == TAG_LOCKS):
+            status = note_doubt(redo, &r, log.rec_lsn)
+            if status != OK:
+                return status
         elif r.type == R_COMMIT:
+            if redo.first_doubt != NULL:
+                forget_doubt(redo, r.txn)
             out.transactions += 1
             fate = idmap_get(&redo.fates, r.txn)
             if fate != NULL and fate[0] == SEEN:
@@ -232,6 +317,8 @@ cdef int redo_end(TxnManager m, Redo* redo, const Record* r, Txn* t) noexcept no
             free(dead)
         else:
             p = &p[0].next
+    if t != NULL and t.promise != NULL:
+        promise_drop(m, t)
     if r.type == R_COMMIT:
         m.clock.last_ts = r.a
         if t == NULL:
@@ -258,9 +345,10 @@ cdef Txn* transaction_of(TxnManager m, Redo* redo, const Record* r, int* status)
     status[0] = OK
     if found != NULL:
         return <Txn*>found[0]
-    if r.type != R_PUT and r.type != R_DELETE and r.type != R_PUT_BLOB and r.type != R_CHUNK and r.type != R_BEFORE:
+    if (r.type != R_PUT and r.type != R_DELETE and r.type != R_PUT_BLOB and r.type != R_DELETE_RANGE and r.type != R_CHUNK
+            and r.type != R_BEFORE):
         return NULL
-    if idmap_get(&redo.fates, r.txn) == NULL:
+    if idmap_get(&redo.fates, r.txn) == NULL and idmap_get(&redo.doubts, r.txn) == NULL:
         return NULL
     t = m.begin(False, LAZY, -1, False, SNAPSHOT)
     if t == NULL or idmap_put(&redo.active, r.txn, <uint64_t>t):
@@ -279,6 +367,8 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
     cdef int status
     if r.txn >= m.next_txn:
         m.next_txn = r.txn + 1
+    if r.lsn > m.log.end_lsn:
+        m.log.end_lsn = r.lsn            # where redo stands: pages that are loaded now may hold changes in flight up to here
     if r.type == R_CHUNK:
         if r.lsn >= redo.from_lsn:
             transaction_of(m, redo, r, &status)
@@ -289,7 +379,12 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
         return redo_chunk(m, redo, r)
     if lsmredo_is(redo.lsm, r.keyspace) and (r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE):
         out.records += 1
-        return lsmredo_replay(redo.lsm, m, r)
+        t = NULL
+        if redo.first_doubt != NULL and idmap_get(&redo.doubts, r.txn) != NULL:
+            t = transaction_of(m, redo, r, &status)
+            if status != OK:
+                return status
+        return lsmredo_replay(redo.lsm, m, r, t)
     if r.lsn < redo.from_lsn or r.txn == 0:
         return OK
     t = transaction_of(m, redo, r, &status)
@@ -329,6 +424,33 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
     return OK
 
 
+cdef int keep_doubts(TxnManager m, Redo* redo) noexcept nogil:
+    """Behind the end of the log: who is prepared stays so."""
+    cdef Doubt* d = redo.first_doubt
+    cdef Doubt* oldest
+    cdef uint64_t* found
+    cdef Txn* t
+    cdef int status = OK
+    while status == OK:
+        oldest = NULL                    # in the order of preparing
+        d = redo.first_doubt
+        while d != NULL:
+            if d.prepared and not d.known and (oldest == NULL or d.lsn < oldest.lsn):
+                oldest = d
+            d = d.next
+        if oldest == NULL:
+            return OK
+        found = idmap_get(&redo.active, oldest.txn)
+        if found == NULL:
+            return fail_corrupt("log", <long long>oldest.lsn, "a prepared transaction without a change", oldest.txn, 0)
+        t = <Txn*>found[0]
+        if t.state != TXN_ACTIVE or prepared_find(m, oldest.xid, oldest.xid_len) != NULL:
+            return fail_corrupt("log", <long long>oldest.lsn, "a transaction that is prepared twice, or as another", oldest.txn, 0)
+        status = promise_restore(m, t, oldest.xid, oldest.xid_len, oldest.level, oldest.wall, oldest.lsn, oldest.locks, oldest.locks_len)
+        oldest.known = True
+    return status
+
+
 cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out) noexcept nogil:
     """Replays to the end of the log."""
     cdef Window* w = NULL
@@ -353,14 +475,16 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     cdef Txn* t
     cdef Txn* following
     cdef Pending* blob
+    cdef Doubt* doubt
     cdef uint32_t id
     cdef int status
     memset(out, 0, sizeof(Recovered))
     memset(&redo, 0, sizeof(Redo))
     redo.from_lsn = m.store.sb.checkpoint_lsn
-    if idmap_init(&redo.fates) or idmap_init(&redo.active):
+    if idmap_init(&redo.fates) or idmap_init(&redo.active) or idmap_init(&redo.doubts):
         raise MemoryError("no memory for the table of transactions")
     m.redoing = True
+    m.log.end_lsn = redo.from_lsn
     m.next_txn = m.store.sb.next_txn if m.store.sb.next_txn else 1
     m.next_keyspace = m.store.sb.next_keyspace if m.store.sb.next_keyspace else 1
     m.clock.last_ts = m.clock.visible_ts = m.store.sb.next_commit_ts - 1 if m.store.sb.next_commit_ts else 0
@@ -379,6 +503,13 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         else:
             out.read_from = redo.from_lsn
             make_tree(m, CATALOG, NULL, bytes(CATALOG_ROW))
+        t = m.first_prepared
+        while t != NULL:
+            doubt = doubt_of(&redo, t.id)
+            if doubt == NULL:
+                raise_status(E_NOMEM)
+            doubt.prepared = doubt.known = True
+            t = t.promise.next
         redo.lsm = &out.lsm
         status = lsmredo_init(redo.lsm, m, redo.from_lsn)
         if status != OK:
@@ -426,6 +557,8 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             with nogil:
                 latch_lock(m.latch)
                 status = redo_pass(m, log, &redo, out)
+                if status == OK:
+                    status = keep_doubts(m, &redo)
                 latch_unlock(m.latch)
         if redo.raised != NULL:
             raise <object>redo.raised
@@ -453,6 +586,9 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
         free(meta)
         idmap_destroy(&redo.fates)
         idmap_destroy(&redo.active)
+        while redo.first_doubt != NULL:
+            forget_doubt(&redo, redo.first_doubt.txn)
+        idmap_destroy(&redo.doubts)
         Py_XDECREF(redo.raised)
         while redo.blobs != NULL:
             blob = redo.blobs
@@ -460,9 +596,25 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             free(blob)
 
 
+cdef int hold_again(TxnManager m) noexcept nogil:
+    """The prepared transactions take their locks again, and the room in the log that their ends will need."""
+    cdef Txn* t = m.first_prepared
+    cdef int status = OK
+    while t != NULL and status == OK:
+        status = locks_restore(m, t)
+        while status == OK and not m.read_only:
+            status = m.log.reserve_ends(END_BYTES)
+            if status != AGAIN:
+                break
+            status = m.log.make_room(END_BYTES)
+        t = t.promise.next
+    return status
+
+
 cdef object roll_back_losers(TxnManager m, Recovered* out):
     cdef Record r
     cdef Txn* t
+    cdef Txn* following
     cdef int status = OK
     out.undo_micros = -monotonic_micros()
     with nogil:
@@ -470,6 +622,10 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
         # All aborts are logged before anything is undone, and nothing else is logged before them.
         t = m.clock.first_writer
         while t != NULL and status == OK:
+            if t.state == TXN_PREPARED:
+                out.prepared += 1
+                t = t.writer_next
+                continue
             out.losers += 1
             if not m.read_only:
                 memset(&r, 0, sizeof(Record))
@@ -484,10 +640,16 @@ cdef object roll_back_losers(TxnManager m, Recovered* out):
             t = t.writer_next
         if status == OK:
             status = lsmredo_losers(&out.lsm, m, &out.losers)
-        while m.clock.first_writer != NULL and status == OK:
-            status = finish_undo(m, m.clock.first_writer, 0, True)
+        t = m.clock.first_writer
+        while t != NULL and status == OK:
+            following = t.writer_next
+            if t.state != TXN_PREPARED:
+                status = finish_undo(m, t, 0, True)
+            t = following
         if status == OK:
             status = collect_slowly(m)
+        if status == OK:
+            status = hold_again(m)
         m.redoing = False
         latch_unlock(m.latch)
     lsmredo_free(&out.lsm)

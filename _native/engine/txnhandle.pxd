@@ -16,6 +16,7 @@ cdef class CoreTransaction:
     cdef Engine engine
     cdef TxnManager m
     cdef Txn* t
+    cdef bint was_prepared
     cdef bint in_use                # a thread is inside an operation that let the GIL go
     cdef uint64_t ended_id
     cdef uint64_t ended_ts

@@ -18,12 +18,13 @@ from ..log.record cimport TAG_ORIGIN
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE, OP_DELETE_BLIND, OP_DELETE_RANGE, OP_LOCK, RANGE_UNBOUNDED
 from ..txn.versions cimport LOCKING, Txn, TXN_ACTIVE, TXN_COMMITTED, TXN_COMMITTING, TXN_ABORTING, TXN_ABORTED
 from .bulk cimport put_pairs
-from .catalog cimport catalog_row, catalog_rows, create_keyspace, drop_keyspace, keyspace_handle, rename_keyspace
+from .catalog cimport catalog_row, catalog_rows, check_name, create_keyspace, drop_keyspace, keyspace_handle, rename_keyspace
 from .cursor cimport CoreCursor
 from .engine cimport Engine
 from .handles cimport CoreKeyspace
 from .lockview cimport name_cycle
 from .procedures cimport log_call, log_tag, wall_clock
+from .prepared cimport prepare_txn
 from .predicates cimport judge_met, note_matches, predicates_on, scan_where, test_change
 from .rowlocks cimport combine_row, lock_row, range_conflict, range_lock
 from .steps cimport MAX_VALUE, to_bytes, too_long, raise_lacking, obtain_for, shelter_value, fetch_blob, after_writes, commit_txn
@@ -107,7 +108,9 @@ cdef class CoreTransaction:
 
     @property
     def state(self):
-        """"active", "committed", "aborted" or "unknown"."""
+        """"active", "committed", "aborted", "unknown" or "prepared" (whatever became of it since)."""
+        if self.was_prepared:
+            return "prepared"
         if self.t == NULL:
             return "committed" if self.ended_ts or self.ended_id == 0 else "aborted"
         return ("active", "committing", "committed", "active", "aborted", "unknown")[self.t.state]
@@ -518,6 +521,10 @@ cdef class CoreTransaction:
         """Logs where the changes of the transaction were made first, if there are any."""
         log_tag(self, TAG_ORIGIN, origin)
 
+    def prepare_as(self, bytes xid not None):
+        """Promises, durably, to commit or to roll back as `CoreDatabase.end_prepared` is told for that xid; this handle has ended then."""
+        prepare_txn(self, xid)
+
     def wall_micros(self):
         """The wall clock as commits have it, which never goes back, in microseconds."""
         return wall_clock(self)
@@ -732,9 +739,9 @@ cdef class CoreTransaction:
         """The catalogue's row for a keyspace name, or None."""
         return catalog_row(self, name)
 
-    def catalog_rows(self):
-        """(name, id, backend) of every keyspace this transaction sees."""
-        return catalog_rows(self)
+    def catalog_rows(self, bint hidden=False):
+        """(name, id, backend) of every keyspace this transaction sees; hidden: also of those that are the engine's own."""
+        return catalog_rows(self, hidden)
 
     def open_keyspace(self, type cls, str name not None):
         """A keyspace as this transaction knows it; None where it knows none of that name."""
@@ -743,6 +750,7 @@ cdef class CoreTransaction:
 
     def create_keyspace(self, type cls, str name, str backend="btree", dict options=None):
         """Makes a keyspace; it exists for others once this transaction commits."""
+        check_name(name, False)
         return create_keyspace(self, cls, name, backend, options)
 
     def drop_keyspace(self, str name):

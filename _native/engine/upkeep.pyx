@@ -67,7 +67,8 @@ def stats(CoreDatabase db):
         "lsm": lsm_totals(e),
         "versions": {"live": table_live, "bytes": table_bytes, "horizon": horizon, "reads": m.reads_of_versions, "snapshots_lost": m.snapshots_lost},
         "transactions": {"visible_ts": visible, "last_ts": last, "snapshots": snapshots, "oldest_snapshot": oldest, "writers": writers,
-                         "commits": m.commits, "aborts": m.aborts, "conflicts": m.conflicts, "deadlocks": m.deadlocks, "timeouts": m.timeouts},
+                         "commits": m.commits, "aborts": m.aborts, "conflicts": m.conflicts, "deadlocks": m.deadlocks, "timeouts": m.timeouts,
+                         "prepared": m.prepared},
         "isolation": {"locks": m.holds.locks, "remembered_reads": m.holds.count - m.holds.locks, "bytes": m.holds.bytes, "escalations": m.lock_escalations,
                       "rw_conflicts": m.ssi_conflicts, "dangerous_structures": m.ssi_pivots, "summaries": m.ssi_summaries, "false_by_summary": m.ssi_false,
                       "safe_snapshots": m.ssi_safe, "predicate_tests": m.predicate_tests, "predicate_matches": m.predicate_matches,
@@ -119,7 +120,7 @@ def verify(CoreDatabase db, progress):
     cdef set pids = set()
     names = {}
     with db.core_transaction_plain() as txn:
-        for name, id, _backend in txn.catalog_rows():
+        for name, id, _backend in txn.catalog_rows(hidden=True):
             names[id] = name
     counts = {"keyspaces": {}, "log_records": 0}
     with nogil:

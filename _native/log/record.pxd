@@ -22,12 +22,14 @@ cdef enum RecordType:          # on disk: never change
     R_CALL = 13                # txn, wall clock microseconds (a), seed (b), klen, vlen, key (name of the procedure), value (arguments): the txn's changes are what it did
     R_TAG = 14                 # txn, a = a Tag, vlen, value: something told about the transaction
     R_RUNNING = 15             # a = number that the next transaction gets: those below began before this segment. The record behind a segment's table of names
+    R_PREPARE = 16             # txn, wall clock microseconds (a), isolation level (b), klen, key (xid): the txn will end as someone says who knows it by that name
     R_BEFORE = 17              # txn, keyspace, an Image (a), length (b), vlen, value: what the key of the transaction's change just before this record held. No effect at recovery
     R_TYPES = 18               # not a type: one above the highest
 
 cdef enum Tag:                 # on disk: never change
     TAG_ORIGIN = 1             # where its changes were made first: bytes
     TAG_NAMED = 2              # what the row of the catalogue that was deleted last said: u32 id, name
+    TAG_LOCKS = 3              # what it holds at its prepare: u8 1 in the first of several such, then a piece of the table of txn/prepared.pxd
 
 cdef enum Image:               # on disk: never change
     IMAGE_ABSENT = 0           # the key was not there

@@ -40,6 +40,10 @@ cdef int ssi_follows(TxnManager m, Txn* t, Version* head) noexcept nogil
 cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noexcept nogil
 # Before the commit record: OK, with what stands in the way doomed; E_SERIALIZATION.
 cdef int ssi_precommit(TxnManager m, Txn* t) noexcept nogil
+# Before the prepare record, after which t cannot be aborted any more: OK, with what stands in the way doomed; E_SERIALIZATION.
+cdef int ssi_prepare(TxnManager m, Txn* t) noexcept nogil
+# After recovery: t, prepared, counts as having conflicts in and out. OK; E_NOMEM.
+cdef int ssi_recover(TxnManager m, Txn* t) noexcept nogil
 # Its commit record has been written, or it has ended without.
 cdef void ssi_committed(TxnManager m, Txn* t) noexcept nogil
 cdef void ssi_ended(TxnManager m, Txn* t) noexcept nogil

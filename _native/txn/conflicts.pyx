@@ -123,11 +123,11 @@ cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noe
             return OK
         m.ssi_pivots += 1
         return failure(m, writer, reader)
-    c = reader.outs
+    c = writer.ins                       # the shorter of the two: one that reads for long meets all who change what it has read meanwhile
     while c != NULL:
-        if c.writer == writer:
+        if c.reader == reader:
             return OK
-        c = c.next_out
+        c = c.next_in
     c = <Conflict*>malloc(sizeof(Conflict))
     if c == NULL:
         return fail(E_NOMEM, "no memory for a conflict between transactions")
@@ -144,7 +144,7 @@ cdef int ssi_conflict(TxnManager m, Sxact* reader, Sxact* writer, Txn* self) noe
     if (writer.earliest_out != NEVER and (writer.commit_ts == 0 or writer.earliest_out < writer.commit_ts)
             and (not reader.read_only or writer.earliest_out <= reader.snapshot)):
         m.ssi_pivots += 1
-        if writer.commit_ts == 0:
+        if writer.commit_ts == 0 and not writer.prepared:
             if writer.txn == self:
                 return failure(m, writer, reader)
             doom(m, writer)
@@ -250,6 +250,11 @@ cdef int ssi_follows(TxnManager m, Txn* t, Version* head) noexcept nogil:
 
 # --- life
 
+cdef inline bint harmless(const Sxact* writer, const Sxact* reader) noexcept nogil:
+    """Whether the writer, which is in doubt, cannot make the reader's snapshot unsafe: it reads no more, and conflicts with nobody who had committed by then."""
+    return writer.prepared and writer.earliest_out > reader.snapshot
+
+
 cdef void judge_snapshot(TxnManager m, Sxact* sx) noexcept nogil:
     """Before it enters the list: what is to be known of the snapshot of a transaction declared read-only."""
     cdef Sxact* other
@@ -257,7 +262,7 @@ cdef void judge_snapshot(TxnManager m, Sxact* sx) noexcept nogil:
         return
     other = m.ssi_active
     while other != NULL:
-        sx.pending += not other.declared
+        sx.pending += not other.declared and not harmless(other, sx)
         other = other.next
     other = m.ssi_done_last          # committed, and not yet visible to this snapshot
     while other != NULL and other.commit_ts > sx.snapshot:
@@ -322,16 +327,87 @@ cdef int ssi_precommit(TxnManager m, Txn* t) noexcept nogil:
         return OK                        # wrote nothing: nobody conflicts with it
     while c != NULL:
         pivot = c.reader
+        if pivot.recovered and not pivot.over and not sx.prepared:
+            m.ssi_pivots += 1
+            return failure(m, sx, pivot)
         if is_active(pivot):
             d = pivot.ins
             while d != NULL:
                 if d.reader == sx or (is_active(d.reader) and not d.reader.read_only):
-                    m.ssi_pivots += 1
-                    doom(m, pivot)
-                    break
+                    if not pivot.prepared:
+                        m.ssi_pivots += 1
+                        doom(m, pivot)
+                        break
+                    if not sx.prepared:
+                        m.ssi_pivots += 1
+                        return failure(m, sx, pivot)
+                    if d.reader != sx and not d.reader.prepared:
+                        m.ssi_pivots += 1
+                        doom(m, d.reader)
                 d = d.next_in
         c = c.next_in
     return OK
+
+
+cdef bint doubtful_out(const Sxact* sx) noexcept nogil:
+    """Whether it has a conflict out to one in doubt, which may commit before it."""
+    cdef Conflict* c = sx.outs
+    while c != NULL:
+        if c.writer.prepared and not c.writer.over:
+            return True
+        c = c.next_out
+    return False
+
+
+cdef int ssi_prepare(TxnManager m, Txn* t) noexcept nogil:
+    # No two transactions of a dangerous structure may be in doubt with none left to abort: what may become one through another in doubt is refused here.
+    cdef Sxact* sx = t.sx
+    cdef Conflict* c = sx.outs
+    cdef Sxact* r = sx.next
+    cdef int status = ssi_precommit(m, t)
+    if status != OK:
+        return status
+    if doubtful_out(sx) and dangerous_in(sx, NEVER):
+        m.ssi_pivots += 1
+        return failure(m, sx, sx)
+    while c != NULL:
+        if c.writer.prepared and not c.writer.over and doubtful_out(c.writer):
+            m.ssi_pivots += 1
+            return failure(m, sx, c.writer)
+        c = c.next_out
+    sx.prepared = True
+    while r != NULL:
+        if r.declared and not r.safe and not r.unsafe and harmless(sx, r):
+            one_less(m, r)
+        r = r.next
+    return OK
+
+
+cdef int ssi_recover(TxnManager m, Txn* t) noexcept nogil:
+    cdef int status
+    t.snapshot = m.clock.visible_ts
+    status = ssi_begin(m, t)
+    if status == OK:
+        t.sx.prepared = t.sx.recovered = True
+        t.sx.earliest_out = 1
+        t.sx.in_commit = NEVER
+    return status
+
+
+cdef void one_less(TxnManager m, Sxact* r) noexcept nogil:
+    """Of the writers whose ends decide about the snapshot of a read-only transaction."""
+    r.pending -= 1
+    if r.pending:
+        return
+    r.safe = True
+    m.ssi_safe += 1
+    if r.txn != NULL:
+        r.txn.watched = r.txn.commutes
+        condition_signal(&r.txn.cond)
+    holds_drop_all(&m.holds, &r.reads)
+    if r.predicates:
+        predicates_drop(m, NULL, r)
+        r.predicates = False
 
 
 cdef void tell_readers(TxnManager m, Sxact* sx, bint committed) noexcept nogil:
@@ -341,19 +417,10 @@ cdef void tell_readers(TxnManager m, Sxact* sx, bint committed) noexcept nogil:
         if r.declared and not r.safe and not r.unsafe:
             if committed and sx.earliest_out <= r.snapshot:
                 r.unsafe = True
-            else:
-                r.pending -= 1
-                if r.pending == 0:
-                    r.safe = True
-                    m.ssi_safe += 1
-                    if r.txn != NULL:
-                        r.txn.watched = r.txn.commutes
-                    holds_drop_all(&m.holds, &r.reads)
-                    if r.predicates:
-                        predicates_drop(m, NULL, r)
-                        r.predicates = False
-            if r.txn != NULL and (r.safe or r.unsafe):
-                condition_signal(&r.txn.cond)
+                if r.txn != NULL:
+                    condition_signal(&r.txn.cond)
+            elif not harmless(sx, r):            # that was told when it was prepared, or when the reader began
+                one_less(m, r)
         r = r.next
 
 

@@ -7,8 +7,10 @@ from .deadlock cimport wake_waiters
 from .holds cimport HOLD_SHARED, Hold, Span, hold_reshape, span_holds, span_of_key
 from .locks cimport in_flight, lock_span, lock_to_read, wait_for_row
 from .lsmops cimport ranges_missed
+from .prepared cimport in_doubt, prepared_in
 from .transaction cimport CATALOG, Found, Lack, TxnManager
-from .versions cimport (COMMUTES, LOCKING, LOCK_ONLY, READ_COMMITTED, SERIAL, TXN_ABORTED, TXN_ABORTING, TXN_ACTIVE, Txn, Version, hash_key, table_find, version_key)
+from .versions cimport (COMMUTES, LOCKING, LOCK_ONLY, READ_COMMITTED, SERIAL, TXN_ABORTED, TXN_ABORTING, TXN_ACTIVE, TXN_PREPARED, Txn, Version, hash_key, table_find,
+                        version_key)
 
 
 cdef void renew_snapshot(TxnManager m, Txn* t) noexcept nogil:
@@ -43,6 +45,14 @@ cdef int isolate_read(TxnManager m, Txn* t, uint32_t keyspace, const char* key, 
         if head != NULL and head.owner == t and head.flags & COMMUTES:
             return commuted(t)
     if t.apart:
+        return OK
+    if t.level == SERIAL:
+        if m.first_prepared != NULL:
+            if head != NULL and head.owner.state == TXN_PREPARED and not head.flags & LOCK_ONLY:
+                return in_doubt(head.owner)
+            if m.range_locks != NULL:
+                span = span_of_key(key, n)
+                return prepared_in(m, keyspace, &span)
         return OK
     if t.level == LOCKING:
         status = lock_to_read(m, t, keyspace, hash, key, n, head, lack)
@@ -137,6 +147,8 @@ cdef int isolate_span(TxnManager m, Txn* t, uint32_t keyspace, int mode, const S
     cdef int status = OK
     if keyspace == CATALOG or t.apart:
         return OK
+    if t.level == SERIAL:
+        return prepared_in(m, keyspace, span)
     if t.level == LOCKING:
         status = lock_span(m, t, mode, keyspace, span, mode == HOLD_SHARED and not lsm, hold, lack)
         if status == AGAIN and lack.mode:

@@ -11,7 +11,7 @@ from .holds cimport (HOLD_EXCLUSIVE, HOLD_READ, HOLD_SHARED, HOLD_UPDATE, Hold, 
 from .lsmops cimport ranges_block
 from .predset cimport predicates_drop, predicates_meet
 from .transaction cimport Lack, TxnManager, must_queue, must_wait
-from .versions cimport LOCK_ONLY, TXN_ABORTED, TXN_COMMITTED, TXN_COMMITTING, TXN_UNKNOWN, Request, Sxact, Txn, Version, version_key
+from .versions cimport LOCK_ONLY, TXN_ABORTED, TXN_COMMITTED, TXN_COMMITTING, TXN_PREPARED, TXN_UNKNOWN, Request, Sxact, Txn, Version, version_key
 
 cdef enum:
     MOST_KEYS = 4096             # locks of one transaction on single keys; beyond that the range that covers them is locked
@@ -318,7 +318,7 @@ cdef int serial_enter(TxnManager m, Txn* t, bint batch, Lack* lack) noexcept nog
     m.serial_txn = t
     t.serial_place = True
     while w != NULL:
-        if w != t and w.state != TXN_UNKNOWN and not (batch and w.state == TXN_COMMITTING):
+        if w != t and w.state != TXN_UNKNOWN and w.state != TXN_PREPARED and not (batch and w.state == TXN_COMMITTING):
             return must_wait(lack, w)
         w = w.writer_next
     return OK

@@ -27,12 +27,12 @@ cdef int lsm_read_many(TxnManager m, Txn* t, LsmTree tree, const char** keys, co
 # (releases the latch) Logs a large value in chunks, before lsm_write links it with VALUE_BLOB and the number that comes back.
 cdef int lsm_log_value(TxnManager m, Txn* t, const char* data, size_t n, uint64_t* number, Lack* lack) noexcept nogil
 cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
-                   uint16_t flags, uint64_t blob_number, Lack* lack) noexcept nogil
+                   uint16_t flags, uint64_t blob_number, uint64_t lsn, Lack* lack) noexcept nogil
 # In the latch hold that logs the commit: the transaction's versions get its timestamp.
 cdef void lsm_commit(TxnManager m, Txn* t, uint64_t ts, uint64_t wall) noexcept nogil
 # Deletes all keys in [start, stop), however many, with one record and one range tombstone: as lsm_write.
 cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
-                          bint unbounded, Lack* lack) noexcept nogil
+                          bint unbounded, uint64_t lsn, Lack* lack) noexcept nogil
 # As if t had changed every key in [start, stop), of either kind of tree: OK; AGAIN; E_CONFLICT; E_SERIALIZATION; E_NOMEM.
 cdef int range_write(TxnManager m, Txn* t, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
                      bint unbounded, Lack* lack) noexcept nogil
@@ -46,6 +46,8 @@ cdef int ranges_meet(TxnManager m, Txn* t, uint32_t keyspace, const char* start,
                      bint unbounded, Lack* lack) noexcept nogil
 # Whether another's uncommitted deletion (or load) meets the span: the lack says whose. And what a serializable reader of the span was not shown of them.
 cdef bint ranges_block(TxnManager m, Txn* t, uint32_t keyspace, const Span* span, Lack* lack) noexcept nogil
+# A prepared transaction that has deleted some of it, or NULL.
+cdef Txn* ranges_prepared(TxnManager m, uint32_t keyspace, const Span* span) noexcept nogil
 cdef int ranges_missed(TxnManager m, Txn* t, uint32_t keyspace, const Span* span) noexcept nogil
 cdef void ranges_free(TxnManager m) noexcept nogil
 # (releases the latch) Waits for an LSM-tree's background work, for so many microseconds or (0) until it got on; where no thread does it, does a piece of it.

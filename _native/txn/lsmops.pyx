@@ -23,7 +23,7 @@ from .images cimport log_record_with_image
 from .isolation cimport isolate_read
 from .locks cimport lock_for_write, lock_span_for_write
 from .transaction cimport OP_DELETE, OP_LOCK, OP_PUT, Found, Lack, TxnManager, must_wait
-from .versions cimport (COMMUTES, LOCK_ONLY, SERIAL, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, loses_to, not_lock_only, table_find, table_push, table_reserve,
+from .versions cimport (COMMUTES, LOCK_ONLY, SERIAL, TXN_ABORTING, TXN_ACTIVE, TXN_COMMITTED, TXN_PREPARED, TXN_UNKNOWN, RangeLock, Txn, Version, hash_key, loses_to, not_lock_only, table_find, table_push, table_reserve,
                         version_key, version_value)
 
 cdef enum:
@@ -185,23 +185,24 @@ cdef int make_way(TxnManager m, LsmTree tree, size_t bytes, Lack* lack) noexcept
 
 
 cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace, const char* key, size_t klen, const char* value, size_t vlen,
-                   uint16_t flags, uint64_t blob_number, Lack* lack) noexcept nogil:
+                   uint16_t flags, uint64_t blob_number, uint64_t lsn, Lack* lack) noexcept nogil:
+    # In redo, which comes here for prepared transactions only, everything it may do has been found out before, and `lsn` is the record's.
     cdef Version* head
     cdef Version* pruned
     cdef InFlight change
     cdef Entry seen
     cdef Record r
     cdef size_t logged
-    cdef uint64_t hash = hash_key(keyspace, key, klen), lsn = 0
-    cdef bint fresh = True, present = False
-    cdef int status, images = m.trees[keyspace].images
+    cdef uint64_t hash = hash_key(keyspace, key, klen)
+    cdef bint fresh = True, present = False, redoing = m.redoing
+    cdef int status, images = 0 if redoing else m.trees[keyspace].images
     if tree.damaged:
         return tree.damage_status()
     if op == OP_DELETE and t.watched:                # it says whether the key was there
         status = isolate_read(m, t, keyspace, key, klen, lack)
         if status != OK:
             return status
-    if m.range_locks != NULL:
+    if m.range_locks != NULL and not redoing:
         status = ranges_meet(m, t, keyspace, key, klen, key, klen, True, False, lack)
         if status != OK:
             return status
@@ -212,7 +213,7 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
             status = ssi_follows(m, t, head)
         if status != OK:
             return status
-    if op == OP_DELETE or (images and op != OP_LOCK):
+    if (op == OP_DELETE and not redoing) or (images and op != OP_LOCK):
         # The row is ours or free, so the newest state is what this transaction would see.
         status = tree.find(key, klen, m.clock.visible_ts if t.level != SERIAL else t.snapshot, lsm_mark(t), wall_of(m, t) if tree.options.ttl else 0, &seen, &lack.blocks)
         present = status == OK
@@ -220,18 +221,22 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
             return status
     if op == OP_LOCK and not fresh:
         return OK
-    if m.holds.count or m.first_request != NULL:
+    if (m.holds.count or m.first_request != NULL) and not redoing:
         status = lock_for_write(m, t, HOLD_UPDATE if op == OP_LOCK else HOLD_EXCLUSIVE, head != NULL and head.owner == t, keyspace, hash, key, klen, lack)
         if status != OK:
             return status
     if fresh:
-        if t.bytes > m.transaction_budget:
+        if t.bytes > m.transaction_budget and not redoing:
             return fail_n(E_TOO_LARGE, "the transaction keeps %lld bytes to be undone, over transaction_budget = %lld",
                           <int64_t>t.bytes, <int64_t>m.transaction_budget)
         status = table_reserve(&m.table, t, klen, sizeof(InFlight))
         if status != OK:
             return status
-    if op != OP_LOCK:
+    if redoing:
+        status = tree.admit(klen, vlen)
+        if status != OK:
+            return status
+    elif op != OP_LOCK:
         status = make_way(m, tree, klen + vlen, lack)
         if status != OK:
             return status
@@ -382,7 +387,7 @@ cdef int delete_own(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const
     while v != NULL:
         if (v.linked and v.keyspace == keyspace and not v.flags & LOCK_ONLY and entry_of(v).kind != ENTRY_DELETE
                 and lies_in(version_key(v), v.klen, start, start_len, stop, stop_len, unbounded)):
-            status = lsm_write(m, t, tree, OP_DELETE, keyspace, version_key(v), v.klen, NULL, 0, 0, 0, lack)
+            status = lsm_write(m, t, tree, OP_DELETE, keyspace, version_key(v), v.klen, NULL, 0, 0, 0, 0, lack)
             if status != OK and status != ABSENT:
                 return status
         v = v.previous
@@ -454,32 +459,34 @@ cdef int range_write(TxnManager m, Txn* t, uint32_t keyspace, const char* start,
 
 
 cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace, const char* start, size_t start_len, const char* stop, size_t stop_len,
-                          bint unbounded, Lack* lack) noexcept nogil:
+                          bint unbounded, uint64_t lsn, Lack* lack) noexcept nogil:
     cdef RangeLock* lock
     cdef Record r
     cdef Span span
     cdef size_t logged = start_len + stop_len + RECORD_OVERHEAD
-    cdef int status
+    cdef int status = OK
     if tree.damaged:
         return tree.damage_status()
     if not unbounded and compare_bytes(start, start_len, stop, stop_len) >= 0:
         return OK
-    status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
-    if status == OK and (m.holds.count or m.first_request != NULL or m.predicates != NULL):
+    if not m.redoing:
+        status = range_claim(m, t, keyspace, start, start_len, stop, stop_len, unbounded, lack)
+    if status == OK and not m.redoing and (m.holds.count or m.first_request != NULL or m.predicates != NULL):
         span_between(&span, start, start_len, stop, stop_len, unbounded)
         status = lock_span_for_write(m, t, keyspace, &span, lack)
-    if status == OK:
+    if status == OK and not m.redoing:                 # each of them is logged
         status = delete_own(m, t, tree, keyspace, start, start_len, stop, stop_len, unbounded, lack)
-    if status == OK:
+    if status == OK and not m.redoing:
         status = make_way(m, tree, start_len + stop_len, lack)
     if status == OK:
         status = tree.admit(start_len, stop_len)
     if status != OK:
         return status
-    status = m.log.reserve(logged)
-    if status != OK:
-        lack.log_bytes = logged
-        return status
+    if not m.redoing:
+        status = m.log.reserve(logged)
+        if status != OK:
+            lack.log_bytes = logged
+            return status
     lock = range_lock(t, keyspace, start, start_len, stop, stop_len, unbounded)
     if lock == NULL:
         return E_NOMEM
@@ -497,7 +504,7 @@ cdef int lsm_delete_range(TxnManager m, Txn* t, LsmTree tree, uint32_t keyspace,
     r.value = stop
     r.vlen = stop_len
     r.a = unbounded
-    lock.lsn = m.log.append(&r)
+    lock.lsn = m.log.append(&r) if not m.redoing else lsn
     lock.range = tree.put_range(start, start_len, stop, stop_len, unbounded, IN_FLIGHT | t.id, lock.lsn)
     lock.next = m.range_locks
     m.range_locks = lock
@@ -559,6 +566,16 @@ cdef bint ranges_block(TxnManager m, Txn* t, uint32_t keyspace, const Span* span
             return True
         r = r.next
     return False
+
+
+cdef Txn* ranges_prepared(TxnManager m, uint32_t keyspace, const Span* span) noexcept nogil:
+    cdef RangeLock* r = m.range_locks
+    while r != NULL:
+        if (r.keyspace == keyspace and r.owner != NULL and r.owner.state == TXN_PREPARED
+                and overlaps(r, span.low, span.low_len, span.high, span.high_len, span.closed, span.unbounded)):
+            return r.owner
+        r = r.next
+    return NULL
 
 
 cdef int ranges_missed(TxnManager m, Txn* t, uint32_t keyspace, const Span* span) noexcept nogil:
@@ -650,7 +667,7 @@ cdef int lsm_seal(TxnManager m, LsmTree tree) noexcept nogil:
     for round in range(2):
         t = m.clock.first_writer
         while t != NULL:
-            if t.lsm and (t.state == TXN_ACTIVE or t.state == TXN_ABORTING) and t.keyspaces & (<uint64_t>1 << (tree.id & 63)):
+            if t.lsm and (t.state == TXN_ACTIVE or t.state == TXN_PREPARED or t.state == TXN_ABORTING) and t.keyspaces & (<uint64_t>1 << (tree.id & 63)):
                 v = t.newest
                 while v != NULL:
                     if moves(v, tree.id):

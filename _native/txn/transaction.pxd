@@ -121,7 +121,6 @@ cdef class TxnManager:
     cdef uint32_t next_keyspace
     cdef uint64_t next_txn
     cdef uint64_t numbers       # transactions begun
-    cdef uint64_t log_end       # where redo stands; after recovery the log's own end is what counts
     cdef bint redoing
     cdef bint read_only
     cdef bint closing
@@ -130,6 +129,9 @@ cdef class TxnManager:
     cdef Txn* garbage           # committed, with versions some snapshot may still need; by commit timestamp
     cdef Txn* garbage_tail
     cdef Txn* free_txns
+    cdef Txn* first_prepared    # those in doubt, in the order of preparing
+    cdef Txn* last_prepared
+    cdef uint64_t prepared      # how many
     cdef RangeLock* range_locks  # of all transactions, newest first
     cdef uint64_t commits, aborts, conflicts, deadlocks, timeouts, reads_of_versions, snapshots_lost
     cdef uint64_t dropping      # trees in state TREE_DROPPING

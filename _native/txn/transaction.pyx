@@ -19,7 +19,7 @@ from ..page.layout cimport VALUE_GHOST, VALUE_BLOB, BLOB_REF
 from ..index.btree cimport BTree, Path, Cell, need_init, need_secure, need_release, LACK_NOTHING
 from ..index.shape cimport DEBUG
 from ..index.sstable cimport block_need_init, block_need_release, block_need_secure
-from .versions cimport (COMMUTES, SERIAL, SERIALIZABLE, SNAPSHOT, Txn, Version, VersionTable, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_UNKNOWN, BEFORE_ABSENT,
+from .versions cimport (COMMUTES, SERIAL, SERIALIZABLE, SNAPSHOT, Txn, Version, VersionTable, Savepoint, TXN_ACTIVE, TXN_COMMITTING, TXN_COMMITTED, TXN_ABORTING, TXN_ABORTED, TXN_PREPARED, TXN_UNKNOWN, BEFORE_ABSENT,
                         BEFORE_BLOB, LEFT_GHOST, LOCK_ONLY, table_init, table_destroy, table_reserve, table_push, table_unlink, table_find,
                         arena_release, hash_key, loses_to, not_lock_only, version_key, version_value, select_version)
 from .clock cimport clock_safe_lsn, snapshot_open, snapshot_close, writer_enter, writer_leave, queue_push, queue_pop
@@ -33,6 +33,7 @@ from .keyspaces cimport catalog_changed, commit_catalog
 from .locks cimport dequeue, enqueue, lock_for_write, release_locks, serial_leave
 from .lsmops cimport catch_up, lsm_commit, lsm_delete_range, lsm_read, lsm_write, ranges_above, ranges_free, ranges_in, ranges_meet, ranges_release, wall_now
 from .predset cimport predicates_free
+from .prepared cimport in_doubt
 from .undo cimport undo
 
 cdef extern from *:
@@ -126,6 +127,7 @@ cdef class TxnManager:
             free(t.savepoints)
             free(t.request.bytes)
             free(t.cycle)
+            free(t.promise)
             free(t)
         if self.memory_blobs.keys != NULL and self.memory_blobs.values != NULL:
             for i in range(self.memory_blobs.mask + 1):
@@ -211,10 +213,10 @@ cdef class TxnManager:
         cdef Record r
         cdef Txn* p
         cdef int level
-        if t.state != TXN_ACTIVE:
+        if t.state != TXN_ACTIVE and t.state != TXN_PREPARED:
             return fail(E_TXN_CLOSED, "the transaction has ended")
         if t.sx != NULL:
-            level = ssi_precommit(self, t)
+            level = ssi_precommit(self, t)       # of one that is prepared it does not fail
             if level != OK:
                 return level
         if t.id == 0:
@@ -287,7 +289,7 @@ cdef class TxnManager:
     cdef int abort(self, Txn* t, Lack* lack) noexcept nogil:
         cdef Record r
         cdef int status
-        if t.state == TXN_ACTIVE:
+        if t.state == TXN_ACTIVE or t.state == TXN_PREPARED:
             if t.id != 0:
                 self.log.reserve_ends(-END_BYTES)
                 if not self.log.failed:
@@ -497,11 +499,11 @@ cdef class TxnManager:
         if e.created_by != NULL and e.created_by != t:
             return must_wait(lack, e.created_by)
         if op == OP_DELETE_RANGE:
-            if e.images:
+            if e.images and not self.redoing:
                 return fail(E_CONFLICT, "the keyspace logs before-images as of just now: the range goes key by key")
-            return lsm_delete_range(self, t, <LsmTree>e.tree, keyspace, key, klen, value, vlen, flags & RANGE_UNBOUNDED, lack)
+            return lsm_delete_range(self, t, <LsmTree>e.tree, keyspace, key, klen, value, vlen, flags & RANGE_UNBOUNDED, lsn, lack)
         if e.lsm:
-            return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lack)
+            return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lsn, lack)
         if op == OP_DELETE and t != NULL and t.watched and not self.redoing:
             status = isolate_read(self, t, keyspace, key, klen, lack)      # it says whether the key was there
             if status != OK:
@@ -704,6 +706,8 @@ cdef class TxnManager:
             # The latch was let go since the blocker was met: it may have ended, and its structure may serve another transaction by now.
             if blocker.wakes != lack.blocker_wakes or blocker.state in (TXN_COMMITTED, TXN_ABORTED, TXN_UNKNOWN):
                 return OK
+            if blocker.state == TXN_PREPARED and t != NULL and t.level == SERIAL:       # who is alone in its place waits for nobody's word
+                return in_doubt(blocker)
             status = enqueue(self, t, lack)
             if status != OK:
                 return status

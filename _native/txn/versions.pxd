@@ -18,6 +18,7 @@ cdef enum TxnState:
     TXN_ABORTING = 3            # its abort record is in the log; undo under way
     TXN_ABORTED = 4
     TXN_UNKNOWN = 5             # the log failed under its commit record
+    TXN_PREPARED = 6            # its prepare record is in the log: it ends as somebody says who knows its xid, and cannot be aborted otherwise
 
 cdef enum Level:                # isolation, as begin() takes it
     READ_COMMITTED = 0          # each statement reads the newest committed state; changes never lose
@@ -83,6 +84,8 @@ cdef struct Sxact:              # what serializable snapshot isolation knows of 
     bint read_only              # declared, or committed without a change
     bint declared               # read-only by declaration
     bint doomed
+    bint prepared               # it cannot be doomed any more
+    bint recovered              # prepared, and its conflicts are not known: it counts as having some, in and out
     bint over                   # committed or aborted
     bint safe                   # nothing can go wrong with its snapshot: no reads are remembered
     bint unsafe                 # something can
@@ -118,6 +121,14 @@ cdef struct Link:               # of a cycle of waits: who waits for whom, and f
     uint32_t klen               # at most LINK_KEY bytes of the key, or of the lower bound of the range
     bint point
     char key[64]
+
+cdef struct Promise:            # of a prepared transaction; its xid's bytes follow, then its locks as prepared.pxd encodes them
+    Txn* next                   # of those prepared, in the order of preparing
+    uint64_t lsn                # of its prepare record
+    uint64_t wall               # when, in microseconds since 1970
+    uint32_t xid_len
+    size_t locks_len
+    bint ending                 # a thread is about to end it
 
 cdef struct Savepoint:
     uint64_t lsn                # changes above it are undone by a rollback to it
@@ -192,6 +203,7 @@ cdef struct Txn:
     int64_t waits_since         # monotonic, in microseconds
     Sxact* sx                   # serializable ones
     Holder holds                # locks on keys and ranges that it has not changed
+    Promise* promise            # once it is prepared
     uint64_t wakes              # begun anew, or let rows go: who was about to wait for it looks again
 
 cdef enum:
