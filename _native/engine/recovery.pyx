@@ -370,7 +370,7 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
     if r.lsn > m.log.end_lsn:
         m.log.end_lsn = r.lsn            # where redo stands: pages that are loaded now may hold changes in flight up to here
     if r.type == R_CHUNK:
-        if r.lsn >= redo.from_lsn:
+        if r.lsn >= redo.from_lsn and r.txn != 0:
             transaction_of(m, redo, r, &status)
             if status != OK:
                 return status
