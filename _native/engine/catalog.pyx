@@ -64,6 +64,8 @@ cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row):
     cdef uint32_t id = get32(PyBytes_AS_STRING(row))
     if id >= m.next_keyspace or m.trees[id].tree == NULL:
         raise_status(fail(E_USAGE, b"the keyspace is gone"))
+    if m.read_only:
+        m.trees[id].images = row[ROW_IMAGES]         # who writes has read all rows at once (load_images)
     return bind(cls.__new__(cls), db, name, id)
 
 

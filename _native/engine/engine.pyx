@@ -181,8 +181,8 @@ cdef class Engine:
                 vfs.lock_byte(self.lock_handle, OPENING_BYTE, False)
             r.settle_micros += monotonic_micros()
             roll_back_losers(self.txns, &r)
-            load_images(self)
             if not read_only:
+                load_images(self)
                 self.finish_open(<size_t>&r, fresh)
                 remove_orphans(self)
             self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "prepared": r.prepared, "log_bytes": r.bytes,
