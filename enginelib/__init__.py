@@ -23,6 +23,7 @@ except ModuleNotFoundError as missing:
 from enginelib.combine import from_counter, to_counter
 from enginelib.database import Database, open
 from enginelib.errors import (
+    ChangesetConflict,
     ChangesGone,
     CorruptionError,
     DatabaseClosed,
@@ -62,6 +63,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChangesGone",
+    "ChangesetConflict",
     "CorruptionError",
     "Database",
     "DatabaseClosed",

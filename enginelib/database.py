@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack, overload
 
 from enginelib import prepared
 from enginelib._native.engine.door import CoreDatabase, save_slots
@@ -66,6 +66,9 @@ def open(path: str | os.PathLike[str], **options: Unpack[OptionValues]) -> Datab
 
 class Database(CoreDatabase):
     """An open database; may be used from any thread. Made by `enginelib.open`.
+
+    ``set_before(name, before)`` says which before-images a keyspace logs beside its changes from then on: ``"none"``,
+    ``"key"`` or ``"full"``; see `KeyspaceOptions`.
 
     ``sync()`` makes all that is committed durable; ``stats()`` returns figures as a nested dict of plain
     values; ``drop_keyspace(name)`` and ``rename_keyspace(old, new)`` are transactions of their own.
@@ -136,7 +139,7 @@ class Database(CoreDatabase):
             backend: the kind of tree to make it as: ``"btree"``, or ``"lsm"`` for write-heavy data and data far
                 larger than memory. A keyspace that exists keeps its own.
             create: whether to make it when absent; a read-only database never does.
-            options: of an LSM keyspace, see `KeyspaceOptions`; fixed when it is made.
+            options: see `KeyspaceOptions`; fixed when it is made, but for `before`: see `set_before`.
 
         Raises:
             KeyError: it is absent and not to be made.
@@ -348,6 +351,7 @@ class Database(CoreDatabase):
         keyspaces: Iterable[str] | None = None,
         follow: bool = False,
         memory: int = 64 * 1024 * 1024,
+        include_before: Literal["none", "key", "full"] = "none",
     ) -> Changes:
         """Returns a stream of committed transactions, in commit order, decoded from the log.
 
@@ -361,6 +365,8 @@ class Database(CoreDatabase):
             follow: wait for more when there is no more, until the stream or the database is closed.
             memory: bytes that the changes of transactions may take which have not ended yet; a transaction past
                 that is read from the log again when it has committed.
+            include_before: what each operation is to tell of its key before: nothing, ``"key"``: `Operation.existed`,
+                or ``"full"``: `Operation.before` too. The keyspace must have logged that: see `set_before`.
 
         Returns:
             An iterator of `enginelib.replication.Change`; close it, or use it in a ``with`` block.
@@ -368,11 +374,19 @@ class Database(CoreDatabase):
         Raises:
             ChangesGone: the log does not go back so far, or the slot is lost.
             KeyError: there is no such slot.
-            UsageError: the slot is being read.
+            UsageError: the slot is being read; in the stream: a keyspace has not logged the before-images asked for.
         """
         from enginelib.replication.changes import Changes
 
-        return Changes(self, since=since, slot=slot, keyspaces=keyspaces, follow=follow, memory=memory)
+        return Changes(
+            self,
+            since=since,
+            slot=slot,
+            keyspaces=keyspaces,
+            follow=follow,
+            memory=memory,
+            include_before=include_before,
+        )
 
     def create_slot(self, name: str, *, since: int | None = None, max_lag_bytes: int = 1 << 30) -> Slot:
         """Makes a named reader of the log that outlasts the process: the log is kept from where it stands.

@@ -25,6 +25,7 @@ Error                             (base of all below)
     NotPrepared            no     no transaction is prepared under that xid, and none has ended as is asked
     NotSupported           no     this version cannot do it, or the files are of a newer format
   ChangesGone              no     the log does not hold what a stream of changes asks for any more
+  ChangesetConflict        no     a changeset meets something else than what it was made on
   FencedError              no     changes come from a leader that was replaced by a follower of it
   HeuristicOutcome         no     a prepared transaction was ended by hand, in another way than is asked
   DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
@@ -49,6 +50,7 @@ from enginelib.locks import Wait
 
 __all__ = [
     "ChangesGone",
+    "ChangesetConflict",
     "CorruptionError",
     "DatabaseClosed",
     "DatabaseLocked",
@@ -264,6 +266,26 @@ class ChangesGone(Error):
 
     code = "changes_gone"
     hint = "Begin with a new copy of the data, and a slot made before it: a slot keeps the log for its reader."
+
+
+class ChangesetConflict(Error):
+    """An operation of a changeset meets something else than what it was made on. Nothing of the changeset was applied.
+
+    Attributes:
+        operation: the `replication.Operation`.
+        present: the value that is there; None when there is none, or the conflict is about a keyspace.
+    """
+
+    code = "changeset_conflict"
+    hint = 'Decide by conflict="skip", "overwrite" or a function.'
+    _fields = ("operation", "present")
+
+    def __init__(
+        self, message: str = "", *, operation: Any = None, present: bytes | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.operation = operation
+        self.present = present
 
 
 class FencedError(Error):

@@ -135,8 +135,10 @@ if TYPE_CHECKING:
         deferrable: bool
 
     class KeyspaceOptions(TypedDict, total=False):
-        """The keyword arguments of `Database.keyspace` for ``backend="lsm"``; kept with the keyspace.
+        """The keyword arguments of `Database.keyspace`, all but `before` for ``backend="lsm"``; kept with the keyspace.
 
+        before: what is logged beside each change of what the key held before: ``"none"`` (the default), ``"key"``
+            (whether it was there) or ``"full"`` (its value too).
         compaction: ``"leveled"`` (the default: least space, quickest reads) or ``"size_tiered"`` (least writing).
         compression: of tables: ``"none"`` (the default), ``"lz4"`` or ``"zstd"``, where this build has them.
         bits_per_key: of the Bloom filters; 10 by default, 0 for none.
@@ -145,6 +147,7 @@ if TYPE_CHECKING:
         ttl: seconds after its commit at which a record expires; None, the default, for never.
         """
 
+        before: Literal["none", "key", "full"]
         compaction: Literal["leveled", "size_tiered"]
         compression: Literal["none", "lz4", "zstd"]
         bits_per_key: int

@@ -40,6 +40,8 @@ def operate(state: State, o: Operation) -> None:
     else:
         assert o.key is not None
         rows = state[o.keyspace]
+        if o.existed is not None and (o.existed, o.before) != (o.key in rows, rows.get(o.key)):
+            raise Finding(f"the before-image of {o.key!r} in {o.keyspace!r} is not what was there")
         if o.op == "put":
             assert o.value is not None
             rows[o.key] = o.value
@@ -53,7 +55,8 @@ def operate(state: State, o: Operation) -> None:
 class Audit:
     """The consumer of the slot, and what it remembers."""
 
-    def __init__(self, known: dict[int, State] | None = None) -> None:
+    def __init__(self, known: dict[int, State] | None = None, before: bool = False) -> None:
+        self.images = "full" if before else "none"  # every keyspace logs them, and every change must have one
         self.known = known if known is not None else {}
         self.unlogged = False  # something was loaded without the log: the stream says so, and ends
 
@@ -71,7 +74,7 @@ class Audit:
             raise Finding(f"the slot stands at {row.confirmed}, where it never was")
         state = {name: dict(rows) for name, rows in self.known[row.confirmed].items()}
         at, last, restart = row.confirmed, 0, None
-        reader = ChangeReader(db, row.confirmed, row.restart, None, memory, row.trusted)
+        reader = ChangeReader(db, row.confirmed, row.restart, None, memory, row.trusted, self.images)
         try:
             while True:
                 change = reader.next_change()

@@ -191,7 +191,7 @@ class Faults:
         shape = Shape.draw(rng)
         options = dict(shape.options, segment_size=rng.choice((16384, 32768)), log_buffer=512)
         fat = rng.random() < 0.25
-        return Shape(options, rng.randrange(25, 70), 60 if fat else 12, 5000, 150 if fat else 6, shape.lsm, False)
+        return Shape(options, rng.randrange(25, 70), 60 if fat else 12, 5000, 150 if fat else 6, shape.lsm, False, before=shape.before)
 
     def driver(self, workload: int, full: bool) -> Struck:
         """A driver on an empty medium."""

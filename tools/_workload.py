@@ -36,6 +36,7 @@ class Shape:
     lsm: float
     audit: bool
     doubts: bool = False
+    before: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -55,7 +56,7 @@ class Shape:
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
         keys, lsm, audit = rng.choice((6, 30, 200)), rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6
-        return cls(options, steps, keys, largest, 120 if kind == "fat" else 6, lsm, audit, steps % 3 > 0)
+        return cls(options, steps, keys, largest, 120 if kind == "fat" else 6, lsm, audit, steps % 3 > 0, rng.random() < 0.35)
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Driver:
         doubts: list[Doubt | Frozen] | None = None,
     ) -> None:
         self.rng = rng
-        self.audit = Audit(known)
+        self.audit = Audit(known, shape.before)
         self.ledgers: list[Ledger] = []
         self.doubts = doubts or []
         self.shape = shape
@@ -364,10 +365,11 @@ class Driver:
                 self.note(f"create {name!r} in {one.txn.id}")
                 if name in one.names:
                     return
+                before = {"before": "full"} if self.shape.before else {}
                 if self.rng.random() < self.shape.lsm:
-                    handle = one.txn.create_keyspace(CoreKeyspace, name, "lsm", self.lsm_options())
+                    handle = one.txn.create_keyspace(CoreKeyspace, name, "lsm", self.lsm_options() | before)
                 else:
-                    handle = one.txn.create_keyspace(CoreKeyspace, name)
+                    handle = one.txn.create_keyspace(CoreKeyspace, name, "btree", before)
                 one.names[name] = handle.id
                 one.handles[handle.id] = handle
                 one.ops.append(("create", handle.id, name))

@@ -103,7 +103,7 @@ cdef Py_ssize_t put_pairs(CoreTransaction x, CoreKeyspace keyspace, pairs) excep
     work = <list>pairs if PyList_CheckExact(pairs) else list(pairs)
     i = n = 0
     x.ready(keyspace)              # the iterable may have ended the transaction
-    x.t.deadline = 0
+    x.t.deadline = x.t.image_lsn = 0
     depth = x.save()
     try:
         while i < len(work):
@@ -125,14 +125,15 @@ cdef Py_ssize_t put_pairs(CoreTransaction x, CoreKeyspace keyspace, pairs) excep
                 i += 1
                 stretch += 1
             after_writes(e)
-            if status != AGAIN and lack.held:
+            if (status != AGAIN or lack.image) and lack.held:
                 m.settle(&lack)
             latch_unlock(&e.latch)
-            if status == AGAIN:
+            if status == AGAIN and not lack.image:
                 x.obtain(&lack)
-            elif status != OK:
+            elif status != OK and status != AGAIN:
                 raise_lacking(m, status, &lack)
-            elif i < n and (tested or not is_plain(list_item(work, i), max_key, max_inline)):
+            elif i < n and (tested or lack.image or not is_plain(list_item(work, i), max_key, max_inline)):
+                lack.image = False
                 key, value = work[i]
                 x.change(OP_PUT, keyspace, to_bytes(key, "key"), to_bytes(value, "value"), &lack)
                 i += 1

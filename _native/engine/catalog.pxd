@@ -18,3 +18,5 @@ cdef int check_name(str name, bint hidden) except -1
 cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend, dict options)
 cdef int drop_keyspace(CoreTransaction txn, str name) except -1
 cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1
+# Which before-images are logged from now on: a name among IMAGES_NAMES.
+cdef int set_images(CoreTransaction txn, str name, str images) except -1

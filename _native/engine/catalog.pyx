@@ -9,10 +9,11 @@ from ..index.btree cimport MAX_BATCH, BTree
 from ..index.lsm cimport LsmTree
 from ..log.record cimport TAG_NAMED
 from ..txn.keyspaces cimport tree_admit
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, TREE_DROPPING, row_valid
+from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, ROW_IMAGES, TREE_DROPPING, row_valid
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
 from .lsmtree cimport options_row
+from .lsmtree import IMAGES_NAMES
 from .procedures cimport log_tag
 from .recovery cimport make_tree
 from .steps cimport raise_lacking
@@ -63,6 +64,8 @@ cdef object keyspace_handle(CoreDatabase db, type cls, str name, bytes row):
     cdef uint32_t id = get32(PyBytes_AS_STRING(row))
     if id >= m.next_keyspace or m.trees[id].tree == NULL:
         raise_status(fail(E_USAGE, b"the keyspace is gone"))
+    if m.read_only:
+        m.trees[id].images = row[ROW_IMAGES]         # who writes has read all rows at once (load_images)
     return bind(cls.__new__(cls), db, name, id)
 
 
@@ -102,6 +105,21 @@ cdef list catalog_rows(CoreTransaction txn, bint hidden):
     return rows
 
 
+def load_images(Engine e not None):
+    """After recovery: what the catalogue says of each keyspace's before-images."""
+    cdef uint32_t id
+    for _, row in e.catalog():
+        id = get32(PyBytes_AS_STRING(row))
+        if id < e.txns.next_keyspace:
+            e.txns.trees[id].images = row[ROW_IMAGES]
+
+
+cdef int images_code(str name) except -1:
+    if name not in IMAGES_NAMES:
+        raise ValueError(f"before must be one of {', '.join(map(repr, IMAGES_NAMES))}, not {name!r}")
+    return IMAGES_NAMES.index(name)
+
+
 cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend, dict options):
     cdef Engine e = txn.engine
     cdef TxnManager m = txn.m
@@ -109,12 +127,15 @@ cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend
     cdef bytes row
     cdef CoreKeyspace catalog = catalog_of(txn.database)
     cdef Lack lack
+    cdef int images
+    options = dict(options or {})
+    images = images_code(options.pop("before", None) or "none")
     if backend == "btree":
         if options:
             raise TypeError(f"a B-tree keyspace has no option {next(iter(options))!r}")
         row = bytes(CATALOG_ROW)
     elif backend == "lsm":
-        row = options_row(options or {})
+        row = options_row(options)
     else:
         raise registered_errors()["NotSupported"](f"backend {backend!r} does not exist; backends are: 'btree' and 'lsm'")
     encoded = encode_name(name)
@@ -131,7 +152,7 @@ cdef object create_keyspace(CoreTransaction txn, type cls, str name, str backend
     latch_unlock(&e.latch)
     if status != OK:
         raise_status(status)
-    row = id.to_bytes(4, "little") + row[4:]
+    row = id.to_bytes(4, "little") + row[4:ROW_IMAGES] + bytes((images,)) + row[ROW_IMAGES + 1:]
     make_tree(m, id, txn.t, row)
     try:
         txn.change(OP_PUT, catalog, encoded, row, &lack)
@@ -213,6 +234,28 @@ cdef int rename_keyspace(CoreTransaction txn, str old, str new) except -1:
         txn.change(OP_DELETE, catalog, encode_name(old), None, &lack)
         tag_named(txn, get32(PyBytes_AS_STRING(row)), encode_name(old))
         txn.change(OP_PUT, catalog, encode_name(new), row, &lack)
+    except BaseException:
+        txn.take_back(depth)
+        raise
+    txn.release(depth)
+    return 0
+
+
+cdef int set_images(CoreTransaction txn, str name, str images) except -1:
+    cdef CoreKeyspace catalog = catalog_of(txn.database)
+    cdef Lack lack
+    cdef int code = images_code(images), depth
+    cdef bytes row = catalog_row(txn, name)
+    if row is None:
+        raise KeyError(f"no keyspace named {name!r}")
+    if row[ROW_IMAGES] == code:
+        return 0
+    lack_init(&lack)
+    depth = txn.save()
+    try:                          # a renaming to the same name, for the readers of the log
+        txn.change(OP_DELETE, catalog, encode_name(name), None, &lack)
+        tag_named(txn, get32(PyBytes_AS_STRING(row)), encode_name(name))
+        txn.change(OP_PUT, catalog, encode_name(name), row[:ROW_IMAGES] + bytes((code,)) + row[ROW_IMAGES + 1:], &lack)
     except BaseException:
         txn.take_back(depth)
         raise

@@ -15,19 +15,21 @@ from ..base.coding cimport get32
 from ..base.latch cimport condition_wait, latch_enter, latch_lock, latch_unlock
 from ..base.status cimport ABSENT, E_CLOSED, OK, fail, raise_status
 from ..log.reader cimport LogReader
-from ..log.record cimport (R_ABORT, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
+from ..log.record cimport (IMAGE_ABSENT, IMAGE_LARGE, IMAGE_PIECE, IMAGE_VALUE, R_ABORT, R_BEFORE, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
                            TAG_NAMED, TAG_ORIGIN, Record)
 from ..log.writer cimport SYNC
-from ..txn.transaction cimport CATALOG, row_valid
+from ..txn.transaction cimport CATALOG, IMAGES_FULL, IMAGES_KEY, IMAGES_NONE, row_valid
 from ..txn.versions cimport Txn
 from .engine cimport Engine
 from .handles cimport CoreDatabase
+from .lsmtree import IMAGES_NAMES
 
 cdef enum:
     WAIT_SLICE = 50000            # microseconds between looks at signals
     OVERHEAD = 160                # memory that a change takes beside its key and value
 
 
+@cython.no_gc
 @cython.freelist(256)
 cdef class Operation:
     """One change within a committed transaction.
@@ -37,33 +39,40 @@ cdef class Operation:
         op: ``"put"``, ``"delete"``, ``"delete_range"`` (from `key` up to `value`; None: to the end), ``"create_keyspace"`` (`value`: what the
             catalogue says of it), ``"drop_keyspace"`` or ``"rename_keyspace"`` (`value`: the new name in UTF-8).
         key, value: bytes, or None.
+        before: what the key held just before; None where it was not there, or that is not known or not asked for.
+        existed: whether the key was there; None where that is not known or not asked for.
     """
     cdef readonly str keyspace
     cdef readonly str op
     cdef readonly bytes key
     cdef readonly bytes value
+    cdef readonly bytes before
+    cdef readonly object existed
     cdef uint64_t lsn
     cdef uint32_t id
 
-    def __init__(self, str keyspace not None, str op not None, bytes key=None, bytes value=None):
-        self.keyspace, self.op, self.key, self.value = keyspace, op, key, value
+    def __init__(self, str keyspace not None, str op not None, bytes key=None, bytes value=None, bytes before=None, existed=None):
+        self.keyspace, self.op, self.key, self.value, self.before = keyspace, op, key, value, before
+        self.existed = None if existed is None else bool(existed)
 
     def __eq__(self, other):
         cdef Operation o
         if not isinstance(other, Operation):
             return NotImplemented
         o = <Operation>other
-        return self.keyspace == o.keyspace and self.op == o.op and self.key == o.key and self.value == o.value
+        return (self.keyspace == o.keyspace and self.op == o.op and self.key == o.key and self.value == o.value and self.before == o.before
+                and self.existed == o.existed)
 
     def __hash__(self):
         return hash((self.keyspace, self.op, self.key, self.value))
 
     def __reduce__(self):
-        return Operation, (self.keyspace, self.op, self.key, self.value)
+        return Operation, (self.keyspace, self.op, self.key, self.value, self.before, self.existed)
 
     def __repr__(self):
         rest = ", ".join(repr(each) for each in (self.key, self.value) if each is not None)
-        return f"<{self.op} {self.keyspace!r} {rest}>"
+        was = "" if self.existed is None else f" before={self.before!r}" if self.before is not None or not self.existed else " existed=True"
+        return f"<{self.op} {self.keyspace!r} {rest}{was}>"
 
 
 cdef Operation made(str keyspace, str op, bytes key, bytes value, uint64_t lsn, uint32_t id):
@@ -129,6 +138,7 @@ cdef class Gathered:
     cdef list operations
     cdef list undone              # (to, at): what lies above `to` and was logged before `at` is taken back
     cdef list calls               # (name, arguments, wall clock, seed)
+    cdef bytearray image          # the pieces of a large before-image whose change has not come yet
     cdef dict blobs               # number -> bytearray of a large value
     cdef set loads                # ids of keyspaces that a bulk load of it has put tables into
     cdef set puts                 # ids of those among them that it has logged changes of, while there are loads
@@ -155,11 +165,14 @@ cdef class ChangeReader:
     cdef uint64_t oldest
     cdef bint limited
     cdef bytes database_id
+    cdef int images               # an Images: the before-images that are wanted
+    cdef object failure           # what the stream has ended by
     cdef public bint cancelled    # who waits for more stops at that
     cdef readonly uint64_t position    # all that commits below it has been delivered
 
-    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete):
-        """since: an LSN, None for what the log has from its beginning; restart: where to begin to read, None where that is not known; complete: see there."""
+    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete, str images not None="none"):
+        """since: an LSN, None for what the log has from its beginning; restart: where to begin to read, None where that is not known; complete: see there;
+        images: the before-images that operations must have."""
         cdef Engine e = db.engine
         cdef uint64_t begin
         db.alive()
@@ -170,6 +183,7 @@ cdef class ChangeReader:
         self.wanted = wanted
         self.budget = budget
         self.complete = complete
+        self.images = IMAGES_NAMES.index(images)
         self.names = {}
         self.log = LogReader()
         self.token = e.pin_log(0)
@@ -310,6 +324,8 @@ cdef class ChangeReader:
             raise_status(fail(E_CLOSED, b"the stream of changes is closed"))
         if e.closing or e.foreign_process():
             self.db.alive()
+        if self.failure is not None:
+            raise self.failure
         while True:
             if self.log.rec < self.log.rec_end:
                 status = self.log.next(&r)
@@ -341,14 +357,18 @@ cdef class ChangeReader:
         """A list of the next commits: at most so many, until there are so many operations in them; one whose operations are read from the log ends it."""
         cdef Change change
         cdef list found = []
-        while len(found) < most and operations > 0:
-            change = self.next_change()
-            if change is None:
-                break
-            found.append(change)
-            if type(change.operations) is not list:
-                break
-            operations -= len(<list>change.operations)
+        try:
+            while len(found) < most and operations > 0:
+                change = self.next_change()
+                if change is None:
+                    break
+                found.append(change)
+                if type(change.operations) is not list:
+                    break
+                operations -= len(<list>change.operations)
+        except Exception:
+            if not found or self.failure is None:      # else it is raised at the next call
+                raise
         return found
 
     cdef object take(self, Record* r):
@@ -397,7 +417,7 @@ cdef class ChangeReader:
         if largest is not None and not largest.far:
             largest.far = True
             largest.operations = [o for o in largest.operations if (<Operation>o).id == CATALOG]
-            largest.blobs = None
+            largest.blobs = largest.image = None
             self.memory -= largest.bytes
             largest.bytes = 0
 
@@ -412,15 +432,17 @@ cdef class ChangeReader:
         if g.loads and (g.puts is None or g.loads - g.puts):
             names = ", ".join(repr(self.names.get(id, id)) for id in g.loads - (g.puts or set()))
             gone(f"{names} was loaded without the log, by ingest(logged=False), in the transaction that ends at LSN {lsn}")
-        self.position = lsn
         if g.catalog:
             self.catalogued(g)
         if g.far:
             operations = Far(self, g, r.lsn)
         else:
             operations = g.operations
-            if not operations and not g.calls:
-                return None
+            if self.images != IMAGES_NONE:
+                check_images(self, g.operations)
+        self.position = lsn
+        if not g.far and not operations and not g.calls:
+            return None
         change = Change.__new__(Change)
         change.database_id = self.database_id
         change.epoch = self.e.fields.epoch
@@ -464,6 +486,8 @@ cdef class ChangeReader:
                 if self.wanted is None or name in self.wanted:
                     shown.append(made(name, "create_keyspace", None, o.value, o.lsn, CATALOG))
                 continue
+            if old == name:
+                continue                                # what is said of it has changed, which is this database's own affair
             if self.wanted is None or name in self.wanted or old in self.wanted:
                 shown.append(made(old, "rename_keyspace", None, o.key, o.lsn, CATALOG))
             for other in self.open.values():
@@ -575,6 +599,13 @@ cdef int gather(ChangeReader reader, Gathered g, Record* r) except -1:
         g.blobs.setdefault(r.a, bytearray()).extend(r.value[:r.vlen])
         g.bytes += r.vlen
         reader.memory += r.vlen
+    elif r.type == R_BEFORE:
+        if reader.images == IMAGES_NONE or g.far or (reader.wanted is not None and reader.name_of(r.keyspace) is None and not g.catalog):
+            return 0
+        g.bytes += r.vlen
+        reader.memory += r.vlen
+        o = <Operation>g.operations[len(g.operations) - 1] if g.operations else None
+        take_image(reader, g, r, o)
     elif r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE:
         if r.keyspace == CATALOG:
             if r.type != R_PUT or not row_valid(r.value, r.vlen):
@@ -613,6 +644,42 @@ cdef Operation read_operation(ChangeReader reader, Gathered g, Record* r, str na
     return made(name, "put", key, bytes(value), r.lsn, r.keyspace)
 
 
+cdef int take_image(ChangeReader reader, Gathered g, Record* r, Operation o) except -1:
+    """A before-image, or a piece of one. o: the transaction's newest operation, whose it is if it is of the same keyspace; None: of what is not shown."""
+    if r.a == IMAGE_PIECE:
+        if r.b == 0:
+            g.image = bytearray()
+        if g.image is not None and reader.images == IMAGES_FULL:
+            g.image.extend(r.value[:r.vlen])
+        return 0
+    if o is not None and o.id == r.keyspace and o.existed is None:
+        o.existed = r.a != IMAGE_ABSENT
+        if reader.images == IMAGES_FULL and r.a == IMAGE_VALUE:
+            o.before = PyBytes_FromStringAndSize(r.value, r.vlen)
+        elif reader.images == IMAGES_FULL and r.a == IMAGE_LARGE:
+            if g.image is None or <uint64_t>len(g.image) != r.b:
+                gone(f"a large before-image of transaction {g.txn} is not whole in the log that is there")
+            o.before = bytes(g.image)
+    if r.a == IMAGE_LARGE:
+        g.image = None
+    return 0
+
+
+cdef int check_images(ChangeReader reader, list operations) except -1:
+    """Whether operations have the before-images that are asked for."""
+    cdef Operation o
+    for o in operations:
+        if o.id == CATALOG or (o.existed is not None and (reader.images == IMAGES_KEY or o.before is not None or not o.existed)):
+            continue
+        from ..base.status import registered_errors
+        asked = IMAGES_NAMES[reader.images]
+        reader.failure = registered_errors()["UsageError"](
+            f"keyspace {o.keyspace!r} did not log before-images ({asked!r}) with its {o.op} at LSN {o.lsn}: db.set_before({o.keyspace!r}, {asked!r}) for what is "
+            f"changed from then on, and read on behind; or choose other keyspaces, or include_before='none'")
+        raise reader.failure
+    return 0
+
+
 cdef class Far:
     """The operations of a transaction that takes more memory than there is for all: read from the log again, at each iteration, as long as the stream stands at it."""
     cdef ChangeReader reader
@@ -636,6 +703,7 @@ cdef class Far:
         cdef Gathered g = Gathered()
         cdef Record r
         cdef bytes log_dir = e.log_dir
+        cdef Operation held = None           # until it is known what it had before
         cdef str name
         cdef int status
         g.txn = self.txn
@@ -654,23 +722,36 @@ cdef class Far:
                 if status != OK and status != ABSENT:
                     raise_status(status)
                 if status == ABSENT or r.lsn >= self.commit_lsn:
+                    if held is not None:
+                        yield self.checked(held)
                     return
                 if r.txn != self.txn:
                     continue
-                if r.type == R_CHUNK:
+                if r.type == R_BEFORE:
+                    if self.reader.images != IMAGES_NONE:
+                        take_image(self.reader, g, &r, held)
+                elif r.type == R_CHUNK:
                     if g.blobs is None:
                         g.blobs = {}
                     g.blobs.setdefault(r.a, bytearray()).extend(r.value[:r.vlen])
                 elif r.keyspace != CATALOG and (r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_DELETE_RANGE):
+                    if held is not None:
+                        yield self.checked(held)
+                        held = None
                     name = self.names.get(r.keyspace)
                     if name is None or (self.reader.wanted is not None and name not in self.reader.wanted) or taken_back(self.undone, r.lsn):
                         if r.type == R_PUT_BLOB and g.blobs is not None:
                             g.blobs.pop(r.a, None)
                         continue
-                    yield read_operation(self.reader, g, &r, name)
+                    held = read_operation(self.reader, g, &r, name)
         finally:
             log.close()
             e.unpin_log(token)
+
+    cdef Operation checked(self, Operation o):
+        if self.reader.images != IMAGES_NONE:
+            check_images(self.reader, [o])
+        return o
 
 
 cdef bint taken_back(list undone, uint64_t lsn) except -1:

@@ -9,7 +9,8 @@ from ..base.latch cimport latch_lock, latch_unlock, monotonic_micros
 from ..base.status cimport OK, E_USAGE, fail
 from ..log.writer cimport SYNC
 from ..page.store cimport Superblock
-from ..txn.transaction cimport TxnManager
+from ..page.store_super cimport FEATURE_IMAGES
+from ..txn.transaction cimport TREE_LIVE, TxnManager
 from .meta cimport Buffer, meta_encode
 
 cdef enum:
@@ -28,6 +29,14 @@ cdef uint64_t slots_keep(Checkpoint* c, uint64_t end, uint64_t keep) noexcept no
             elif c.slots[i].restart < least:
                 least = c.slots[i].restart
     return least
+
+
+cdef bint any_images(TxnManager m) noexcept nogil:
+    cdef uint32_t i
+    for i in range(m.next_keyspace):
+        if m.trees[i].state == TREE_LIVE and m.trees[i].images:
+            return True
+    return False
 
 
 cdef int take_checkpoint(TxnManager m, Superblock* fields, Checkpoint* c) noexcept nogil:
@@ -51,6 +60,7 @@ cdef int take_checkpoint(TxnManager m, Superblock* fields, Checkpoint* c) noexce
     fields.next_commit_ts = m.clock.last_ts + 1
     fields.next_txn = m.next_txn
     fields.next_keyspace = m.next_keyspace
+    fields.feature_ro = FEATURE_IMAGES if any_images(m) else 0
     c.frozen_micros = monotonic_micros() - began
     status = m.log.flush(lsn, SYNC)
     if status == OK:

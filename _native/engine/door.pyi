@@ -34,6 +34,7 @@ class CoreDatabase:
     def prepared_rows(self) -> list[tuple[bytes, int, int, str, int, int, tuple[int, ...]]]: ...
     prepared_count: int
     def keyspace_rows(self) -> list[tuple[str, int, str]]: ...            # (name, id, backend), newest committed state
+    def set_before(self, name: str, before: str) -> None: ...             # what is logged of what keys held before: "none", "key" or "full"; KeyError
     def drop_keyspace(self, name: str) -> None: ...    # in a transaction of its own; the txn-bound forms are on CoreTransaction
     def rename_keyspace(self, old: str, new: str) -> None: ...
     def core_transaction(self, cls: type, read_only: bool = False, durability: int = -1, lock_timeout: float = -1.0, isolation: int = 1,
@@ -60,6 +61,7 @@ class CoreKeyspace:
     name: str
     id: int
     backend: str
+    before: str                                        # "none", "key" or "full": the before-images that are logged beside its changes
     database: CoreDatabase
     def get(self, key: Buffer, default: Any = None) -> Any: ...           # each of these is a transaction of its own
     def put(self, key: Buffer, value: Buffer) -> None: ...
@@ -92,7 +94,7 @@ class CoreTransaction:
     def delete(self, keyspace: CoreKeyspace, key: Buffer, blind: bool = False) -> bool | None: ...
     def get_many(self, keyspace: CoreKeyspace, keys: Iterable[Buffer], *, snapshot: bool = False) -> list[bytes | None]: ...
     def put_many(self, keyspace: CoreKeyspace, pairs: Iterable[tuple[Buffer, Buffer]]) -> int: ...
-    # how many were deleted; None for an LSM keyspace, which does not look
+    # how many were deleted; None for an LSM keyspace, which does not look (but for before-images)
     def delete_range(self, keyspace: CoreKeyspace, start: Buffer | None = None, stop: Buffer | None = None) -> int | None: ...
     # iterator of (key, value) tuples, or of keys / values alone: what = 0 both, 1 keys, 2 values; limit -1 = none; start inclusive, stop exclusive, also in reverse
     def scan(self, keyspace: CoreKeyspace, start: Buffer | None = None, stop: Buffer | None = None, *, prefix: Buffer | None = None, reverse: bool = False,
@@ -144,12 +146,17 @@ class Operation:
         op: ``"put"``, ``"delete"``, ``"delete_range"`` (from `key` up to `value`; None: to the end), ``"create_keyspace"`` (`value`: what the
             catalogue says of it), ``"drop_keyspace"`` or ``"rename_keyspace"`` (`value`: the new name in UTF-8).
         key, value: bytes, or None.
+        before: what the key held just before; None where it was not there, or that is not known or not asked for.
+        existed: whether the key was there; None where that is not known or not asked for.
     """
     keyspace: str
     op: str
     key: bytes | None
     value: bytes | None
-    def __init__(self, keyspace: str, op: str, key: bytes | None = None, value: bytes | None = None) -> None: ...
+    before: bytes | None
+    existed: bool | None
+    def __init__(self, keyspace: str, op: str, key: bytes | None = None, value: bytes | None = None, before: bytes | None = None,
+                 existed: bool | None = None) -> None: ...
 
 class Change:
     """A committed transaction.
@@ -182,7 +189,8 @@ class ChangeReader:
     """Decodes the log of an open database: see ``changes.pyx``. One thread at a time."""
     position: int                                       # all that commits below it has been delivered
     floor: int                                          # the LSN below which this reader needs no log
-    def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool) -> None: ...
+    def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool,
+                 images: str = "none") -> None: ...
     cancelled: bool                                     # who waits for more stops at that
     def next_change(self) -> Change | None: ...         # None where the synced log ends; its calls as the log has them
     def next_changes(self, most: int, operations: int) -> list[Change]: ...

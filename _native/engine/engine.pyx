@@ -169,6 +169,7 @@ cdef class Engine:
             if status != OK:
                 raise_status(status)
             self.fields = self.store.sb
+            from .catalog import load_images
             from .slots import load_slots
             load_slots(self)                  # before any of the log can go
             replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
@@ -181,6 +182,7 @@ cdef class Engine:
             r.settle_micros += monotonic_micros()
             roll_back_losers(self.txns, &r)
             if not read_only:
+                load_images(self)
                 self.finish_open(<size_t>&r, fresh)
                 remove_orphans(self)
             self.recovery = {"records": r.records, "transactions": r.transactions, "rolled_back": r.losers, "prepared": r.prepared, "log_bytes": r.bytes,

@@ -29,3 +29,4 @@ cdef class CoreKeyspace:
     cdef int max_batch
     cdef object __weakref__
     cdef object put_one(self, int op, bytes key, bytes value)
+    cdef object put_stepwise(self, int op, bytes key, bytes value)

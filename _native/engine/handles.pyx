@@ -8,7 +8,8 @@ from ..log.writer cimport SYNC
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE
 from ..txn.versions cimport READ_COMMITTED, SERIAL, SNAPSHOT, Txn
-from .catalog cimport check_name, keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace
+from .catalog cimport check_name, keyspace_handle, catalog_row, catalog_rows, create_keyspace, drop_keyspace, rename_keyspace, set_images
+from .lsmtree import IMAGES_NAMES
 from .engine cimport Engine
 from .lockview cimport lock_rows, wait_rows
 from .lsmface cimport lsm_compact, lsm_stats, lsm_step
@@ -134,6 +135,13 @@ cdef class CoreDatabase:
         self.alive()
         with self.core_transaction(CoreTransaction, read_only=True) as txn:
             return catalog_rows(txn, False)
+
+    def set_before(self, str name not None, str before not None):
+        """What is logged beside each change of a keyspace from now on, its before-image: "none", "key" (whether the key was there) or "full" (what it held too).
+
+        A transaction of its own. Raises KeyError when there is no such keyspace."""
+        with self.core_transaction(CoreTransaction) as txn:
+            set_images(txn, name, before)
 
     def drop_keyspace(self, str name):
         """Drops a keyspace in a transaction of its own. Raises KeyError when there is none."""
@@ -342,6 +350,14 @@ cdef class CoreKeyspace:
     def __contains__(self, key):
         return CoreKeyspace.get(self, key, MISSING) is not MISSING
 
+    cdef object put_stepwise(self, int op, bytes key, bytes value):
+        """As put_one, of what one latch hold cannot do."""
+        with self.database.core_transaction(CoreTransaction, isolation=READ_COMMITTED) as txn:
+            if op == OP_DELETE:
+                return txn.delete(self, key)
+            txn.put(self, key, value)
+        return True
+
     cdef object put_one(self, int op, bytes key, bytes value):
         cdef Engine e = self.engine
         cdef TxnManager m = self.m
@@ -355,18 +371,12 @@ cdef class CoreKeyspace:
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>self.max_key:
             too_long(self.max_key, key)
         if n + PyBytes_GET_SIZE(key) > self.max_inline:
-            with self.database.core_transaction(CoreTransaction, isolation=READ_COMMITTED) as txn:
-                txn.put(self, key, value)
-            return True
+            return self.put_stepwise(op, key, value)
         lack_init(&lack)
         latch_enter(&e.latch)
         if predicates_on(m, self):
             latch_unlock(&e.latch)
-            with self.database.core_transaction(CoreTransaction, isolation=READ_COMMITTED) as txn:
-                if op == OP_DELETE:
-                    return txn.delete(self, key)
-                txn.put(self, key, value)
-            return True
+            return self.put_stepwise(op, key, value)
         t = m.begin(False, e.durability, e.lock_timeout, False, READ_COMMITTED)
         if t == NULL:
             latch_unlock(&e.latch)
@@ -375,6 +385,11 @@ cdef class CoreKeyspace:
             answer = m.write(t, op, self.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, 0, 0, 0, &lack)
             if answer != AGAIN:
                 break
+            if lack.image:
+                m.settle(&lack)
+                latch_unlock(&e.latch)
+                end_quietly(e, t)
+                return self.put_stepwise(op, key, value)
             latch_unlock(&e.latch)
             try:
                 obtain_for(e, t, &lack)
@@ -424,6 +439,11 @@ cdef class CoreKeyspace:
         """Sets many keys in one transaction; returns how many."""
         with self.database.core_transaction(CoreTransaction) as txn:
             return txn.put_many(self, pairs)
+
+    @property
+    def before(self):
+        """The before-images that are logged beside its changes: "none", "key" or "full"."""
+        return IMAGES_NAMES[self.m.trees[self.id].images]
 
     def core_stats(self):
         """Plain values about the tree."""

@@ -343,6 +343,8 @@ cdef object ingest(Engine e, uint32_t keyspace, object pairs, bint logged):
     try:
         if e.read_only:
             raise_status(fail(E_READONLY, b"the database was opened read-only"))
+        if m.trees[keyspace].images:
+            raise_status(fail(E_USAGE, b"the keyspace logs before-images, and a bulk load does not look what was there: set_before(name, \"none\") first, or use put_many"))
         status = load_init(load, tree)
         if status != OK:
             raise_status(status)

@@ -7,10 +7,11 @@ from ..base.status import registered_errors
 from ..index.lsm cimport LEVELED, SIZE_TIERED, LsmOptions, LsmTree
 from ..index.sstable cimport COMPRESS_LZ4, COMPRESS_NONE, COMPRESS_ZSTD
 from ..index.compress cimport compression_built
-from ..txn.transaction cimport LSM_BACKEND, LSM_ROW, TxnManager, row_valid
+from ..txn.transaction cimport LSM_BACKEND, LSM_ROW, ROW_IMAGES, TxnManager, row_valid
 
 COMPRESSIONS = {"none": COMPRESS_NONE, "lz4": COMPRESS_LZ4, "zstd": COMPRESS_ZSTD}
 STYLES = {"leveled": LEVELED, "size_tiered": SIZE_TIERED}
+IMAGES_NAMES = ("none", "key", "full")          # by their codes in a row
 LEAST_MEMTABLE = 64 << 10
 LEAST_TABLE = 64 << 10
 MOST_BITS = 64
@@ -96,11 +97,12 @@ def keyspace_options(bytes row not None):
     cdef LsmOptions o
     if not row_valid(p, len(row)):
         raise ValueError("this is no row of the catalogue")
+    before = {"before": IMAGES_NAMES[p[ROW_IMAGES]]} if p[ROW_IMAGES] else {}
     if p[4] != LSM_BACKEND:
-        return "btree", {}
+        return "btree", before
     o.style, o.compression, o.bits_per_key = <uint8_t>p[8], <uint8_t>p[9], <uint8_t>p[10]
     o.table_size, o.memtable_size, o.ttl = <uint64_t>get32(p + 12) << 10, get64(p + 16), get64(p + 24)
     try:
-        return "lsm", options_dict(&o)
+        return "lsm", options_dict(&o) | before
     except StopIteration:
         raise ValueError("this row of the catalogue names what is not known here") from None

@@ -19,7 +19,7 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_INVALID, E_NOMEM, E_USAGE, fail,
 from ..base.vfs cimport Vfs
 from ..index.btree cimport BTree
 from ..log.reader cimport LogReader
-from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE, R_PREPARE, R_TAG, TAG_LOCKS)
+from ..log.record cimport (Record, R_PUT, R_DELETE, R_COMMIT, R_ABORT, R_ROLLBACK, R_CHUNK, R_PUT_BLOB, R_DELETE_RANGE, R_PREPARE, R_BEFORE, R_TAG, TAG_LOCKS)
 from ..log.writer cimport LAZY
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..page.store cimport BLOCK
@@ -189,8 +189,9 @@ cdef int analyse(LogReader log, Redo* redo, Recovered* out) noexcept nogil:
         status = lsmredo_note(redo.lsm, &r)
         if status != OK:
             return status
-        if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB:
-            if r.lsn >= redo.from_lsn and not lsmredo_is(redo.lsm, r.keyspace) and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
+        if r.type == R_PUT or r.type == R_DELETE or r.type == R_PUT_BLOB or r.type == R_CHUNK or r.type == R_BEFORE:
+            # Who has logged nothing but pieces of large values is met as well: its abort lets readers of the log forget it.
+            if r.lsn >= redo.from_lsn and (r.type == R_CHUNK or r.type == R_BEFORE or not lsmredo_is(redo.lsm, r.keyspace)) and idmap_get(&redo.fates, r.txn) == NULL and idmap_put(&redo.fates, r.txn, SEEN):
                 return fail(E_NOMEM, "no memory for the table of transactions")
         elif r.type == R_ABORT or r.type == R_ROLLBACK:
             if idmap_put(&redo.fates, r.txn, UNDOES):
@@ -347,7 +348,8 @@ cdef Txn* transaction_of(TxnManager m, Redo* redo, const Record* r, int* status)
     status[0] = OK
     if found != NULL:
         return <Txn*>found[0]
-    if r.type != R_PUT and r.type != R_DELETE and r.type != R_PUT_BLOB and r.type != R_DELETE_RANGE:
+    if (r.type != R_PUT and r.type != R_DELETE and r.type != R_PUT_BLOB and r.type != R_DELETE_RANGE and r.type != R_CHUNK
+            and r.type != R_BEFORE):
         return NULL
     if idmap_get(&redo.fates, r.txn) == NULL and idmap_get(&redo.doubts, r.txn) == NULL:
         return NULL
@@ -371,6 +373,10 @@ cdef int redo_record(TxnManager m, Redo* redo, const Record* r, Recovered* out) 
     if r.lsn > m.log.end_lsn:
         m.log.end_lsn = r.lsn            # where redo stands: pages that are loaded now may hold changes in flight up to here
     if r.type == R_CHUNK:
+        if r.lsn >= redo.from_lsn and r.txn != 0:
+            transaction_of(m, redo, r, &status)
+            if status != OK:
+                return status
         if lsmredo_chunk(redo.lsm, r, &status):
             return status
         return redo_chunk(m, redo, r)

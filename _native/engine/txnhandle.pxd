@@ -32,6 +32,7 @@ cdef class CoreTransaction:
     cdef bytes large(self, uint64_t pid, uint64_t length)
     cdef int obtain(self, Lack* lack) except -1
     cdef int take_back(self, int depth) except -1
+    cdef int log_before(self, CoreKeyspace keyspace, bytes key) except -1
     cdef void give_up_blob(self) noexcept
     cdef int change(self, int op, CoreKeyspace keyspace, bytes key, bytes value, Lack* lack, uint16_t flags=*) except -2
     cdef object delete_range_blindly(self, CoreKeyspace keyspace, start, stop, Lack* lack)

@@ -10,6 +10,7 @@ from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_THREA
 from ..index.btree cimport BTree, Cell, MAX_BATCH
 from ..page.layout cimport VALUE_BLOB, BLOB_REF
 from ..txn.blob cimport blob_put
+from ..txn.images cimport log_image
 from ..txn.isolation cimport isolate_read, read_newest, statement
 from ..txn.lsmops cimport lsm_log_value, lsm_read_many
 from ..index.lsm cimport LsmTree
@@ -315,6 +316,7 @@ cdef class CoreTransaction:
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         self.t.deadline = 0
+        self.t.image_lsn = 0             # of a change that failed
         if n + PyBytes_GET_SIZE(key) > keyspace.max_inline and op == OP_PUT:
             if n > MAX_VALUE:
                 raise ValueError(f"the value has {n} bytes; the longest possible is {MAX_VALUE} bytes (1 GiB): split it over several keys")
@@ -353,7 +355,7 @@ cdef class CoreTransaction:
                 status = m.write(self.t, op, keyspace.id, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), p, n, flags, number, 0, lack)
             if status == OK:
                 after_writes(e)
-            if status != AGAIN and lack.held:
+            if (status != AGAIN or lack.image) and lack.held:
                 m.settle(lack)
             latch_unlock(&e.latch)
             if self.t != NULL and self.t.met:
@@ -368,10 +370,42 @@ cdef class CoreTransaction:
                 self.give_up_blob()
                 raise_lacking(m, status, lack)
             try:
-                self.obtain(lack)
+                if lack.image:
+                    lack.image = False
+                    self.log_before(keyspace, key)
+                else:
+                    self.obtain(lack)
             except BaseException:
                 self.give_up_blob()
                 raise
+
+    cdef int log_before(self, CoreKeyspace keyspace, bytes key) except -1:
+        """Locks a row and logs the large value it has, which the change to come replaces."""
+        cdef Engine e = self.engine
+        cdef TxnManager m = self.m
+        cdef Lack lack
+        cdef const char* p
+        cdef size_t n
+        cdef int status
+        lack_init(&lack)
+        self.change(OP_LOCK, keyspace, key, None, &lack)
+        value = self.look(keyspace, key, None, LOOK_NEWEST)
+        if value is None:                # expired meanwhile
+            return 0
+        p = PyBytes_AS_STRING(value)
+        n = PyBytes_GET_SIZE(value)
+        self.in_use = True
+        with nogil:
+            latch_lock(&e.latch)
+            status = e.admit()
+            if status == OK:
+                status = log_image(m, self.t, keyspace.id, p, n, &lack)
+                e.leave()
+            latch_unlock(&e.latch)
+        self.in_use = False
+        if status != OK:
+            raise_lacking(m, status, &lack)
+        return 0
 
     cdef void give_up_blob(self) noexcept:
         """Frees a large value that was written and could not be linked."""
@@ -402,12 +436,12 @@ cdef class CoreTransaction:
         return put_pairs(self, keyspace, pairs)
 
     def delete_range(self, CoreKeyspace keyspace not None, start=None, stop=None):
-        """Deletes every key of a half-open range that this transaction sees; returns how many, or None for an LSM keyspace, which does not look."""
+        """Deletes every key of a half-open range that this transaction sees; returns how many, or None for an LSM keyspace, which does not look (but for before-images)."""
         cdef Lack lack
         cdef Py_ssize_t count = 0
         cdef int depth
         lack_init(&lack)
-        if keyspace.lsm:
+        if keyspace.lsm and not self.m.trees[keyspace.id].images:
             return self.delete_range_blindly(keyspace, start, stop, &lack)
         scan = self.scan(keyspace, start, stop, values=False)
         depth = self.save()

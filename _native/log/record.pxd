@@ -23,12 +23,20 @@ cdef enum RecordType:          # on disk: never change
     R_TAG = 14                 # txn, a = a Tag, vlen, value: something told about the transaction
     R_RUNNING = 15             # a = number that the next transaction gets: those below began before this segment. The record behind a segment's table of names
     R_PREPARE = 16             # txn, wall clock microseconds (a), isolation level (b), klen, key (xid): the txn will end as someone says who knows it by that name
-    R_TYPES = 17               # not a type: one above the highest
+    R_BEFORE = 17              # txn, keyspace, an Image (a), length (b), vlen, value: what the key of the transaction's change just before this record held. No effect at recovery
+    R_TYPES = 18               # not a type: one above the highest
 
 cdef enum Tag:                 # on disk: never change
     TAG_ORIGIN = 1             # where its changes were made first: bytes
     TAG_NAMED = 2              # what the row of the catalogue that was deleted last said: u32 id, name
     TAG_LOCKS = 3              # what it holds at its prepare: u8 1 in the first of several such, then a piece of the table of txn/prepared.pxd
+
+cdef enum Image:               # on disk: never change
+    IMAGE_ABSENT = 0           # the key was not there
+    IMAGE_THERE = 1            # it was there; what it held is not told
+    IMAGE_VALUE = 2            # it held the value
+    IMAGE_LARGE = 3            # it held a value of `length` bytes: the pieces that the transaction has logged just before the change
+    IMAGE_PIECE = 4            # the next bytes of such a value, from its byte `length` on; belongs to no change yet
 
 cdef enum Field:               # a type's row is the set of these that it has; on disk they come in this order
     F_TXN = 1

@@ -21,6 +21,7 @@ ROWS = (
     ("tag", R_TAG, F_TXN | F_A | F_VALUE),
     ("running", R_RUNNING, F_A),
     ("prepare", R_PREPARE, F_TXN | F_A | F_B | F_KEY),
+    ("before", R_BEFORE, F_TXN | F_KEYSPACE | F_A | F_B | F_VALUE),
 )
 # What `a` and `b` mean to people, per type.
 MEANING = {
@@ -35,6 +36,7 @@ MEANING = {
     "tag": ("tag", None),
     "running": ("next_txn", None),
     "prepare": ("wall_micros", "isolation"),
+    "before": ("image", "length"),
 }
 FIELD_NAMES = ((F_TXN, "txn"), (F_KEYSPACE, "keyspace"), (F_A, "a"), (F_B, "b"), (F_KEY, "key"), (F_VALUE, "value"))
 

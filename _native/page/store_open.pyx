@@ -11,7 +11,7 @@ from .space cimport SPACE_FIRST, space_init, space_mark
 from .store cimport (
     BLOCK, BORN_FREE, MAP_BLOCKS, MAP_FANOUT, SPACE_READY, SUPERBLOCK_SIZE, Deferred, MapEntry, PageStore, Superblock, blocks_for, push,
 )
-from .store_super cimport SLOT_FOREIGN, SLOT_NEWER, SLOT_VALID, super_decode, super_encode
+from .store_super cimport KNOWN_RO, SLOT_FOREIGN, SLOT_NEWER, SLOT_VALID, super_decode, super_encode
 
 
 cdef int open_file(PageStore s, const char* path, bint read_only) noexcept nogil:
@@ -52,7 +52,7 @@ cdef int read_superblocks(PageStore s) noexcept nogil:
         return fail(E_NEWER, b"The database was made by a newer version: open it with that")
     s.sb = sbs[best]
     s.slot = best
-    if s.sb.feature_ro and not s.read_only:
+    if s.sb.feature_ro & ~<uint64_t>KNOWN_RO and not s.read_only:
         return fail(E_NEWER, b"The database was made by a newer version: this one may only read it (read_only=True)")
     if s.sb.page_size < 4096 or s.sb.page_size > 32768 or s.sb.page_size & (s.sb.page_size - 1):
         return fail_corrupt(s.path, best * SUPERBLOCK_SIZE, b"Superblock: impossible page size", 0, s.sb.page_size)

@@ -118,6 +118,7 @@ cdef int publish_image(PageStore s, uint32_t image, const Superblock* fields, co
     sb.next_keyspace = fields.next_keyspace
     sb.incarnation = fields.incarnation
     sb.epoch = fields.epoch
+    sb.feature_ro = fields.feature_ro
     sb.next_pid = s.image_next_pid
     sb.map_pages = (sb.next_pid + MAP_FANOUT - 1) // MAP_FANOUT if sb.next_pid > 1 else 0
     sb.meta_length = n

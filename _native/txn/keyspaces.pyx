@@ -1,10 +1,10 @@
 """Which trees there are: see keyspaces.pxd."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from ..base.coding cimport get32
 from ..base.status cimport OK, E_NOMEM, fail, fail_corrupt
-from .transaction cimport MAX_KEYSPACES, OP_PUT, TREE_DROPPING, TREE_LIVE, Tree, TxnManager, row_valid
+from .transaction cimport MAX_KEYSPACES, OP_PUT, ROW_IMAGES, TREE_DROPPING, TREE_LIVE, Tree, TxnManager, row_valid
 from .versions cimport Txn
 
 
@@ -59,6 +59,7 @@ cdef void catalog_changed(TxnManager m, Txn* t, int op, const char* before, size
         row = get32(after)
         if row < m.next_keyspace:
             m.trees[row].dropped_by = NULL
+            m.trees[row].images = <uint8_t>after[ROW_IMAGES]
             if t == NULL and m.trees[row].state == TREE_DROPPING:
                 m.trees[row].state = TREE_LIVE
                 m.dropping -= 1

@@ -11,7 +11,7 @@ from ..index.memtable cimport (IN_FLIGHT, MemEntry, MemTable, mem_value, memtabl
                                memtable_put_range, memtable_reserve, memtable_stamp, memtable_warm)
 from ..index.pick cimport Pick, compaction_pick
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT, Entry
-from ..log.record cimport R_DELETE_RANGE, R_PUT_BLOB, RECORD_OVERHEAD, Record
+from ..log.record cimport R_DELETE, R_DELETE_RANGE, R_PUT, R_PUT_BLOB, RECORD_OVERHEAD, Record
 from ..page.layout cimport VALUE_BLOB
 from .blob cimport BLOB_CHUNK
 from .clock cimport clock_horizon
@@ -19,6 +19,7 @@ from .conflicts cimport ssi_conflict, ssi_follows, ssi_wrote
 from .deadlock cimport WAIT_SLICE
 from .garbage cimport prune
 from .holds cimport HOLD_EXCLUSIVE, HOLD_UPDATE, Span, span_between
+from .images cimport log_record_with_image
 from .isolation cimport isolate_read
 from .locks cimport lock_for_write, lock_span_for_write
 from .transaction cimport OP_DELETE, OP_LOCK, OP_PUT, Found, Lack, TxnManager, must_wait
@@ -193,8 +194,8 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
     cdef Record r
     cdef size_t logged
     cdef uint64_t hash = hash_key(keyspace, key, klen)
-    cdef bint fresh = True, redoing = m.redoing
-    cdef int status
+    cdef bint fresh = True, present = False, redoing = m.redoing
+    cdef int status, images = 0 if redoing else m.trees[keyspace].images
     if tree.damaged:
         return tree.damage_status()
     if op == OP_DELETE and t.watched:                # it says whether the key was there
@@ -212,10 +213,11 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
             status = ssi_follows(m, t, head)
         if status != OK:
             return status
-    if op == OP_DELETE and not redoing:
+    if (op == OP_DELETE and not redoing) or (images and op != OP_LOCK):
         # The row is ours or free, so the newest state is what this transaction would see.
         status = tree.find(key, klen, m.clock.visible_ts if t.level != SERIAL else t.snapshot, lsm_mark(t), wall_of(m, t) if tree.options.ttl else 0, &seen, &lack.blocks)
-        if status != OK:
+        present = status == OK
+        if status != OK and (status != ABSENT or op == OP_DELETE):
             return status
     if op == OP_LOCK and not fresh:
         return OK
@@ -241,27 +243,37 @@ cdef int lsm_write(TxnManager m, Txn* t, LsmTree tree, int op, uint32_t keyspace
         status = tree.admit(klen, vlen)
         if status != OK:
             return status
-        logged = klen + RECORD_OVERHEAD + (0 if flags & VALUE_BLOB else vlen)
-        status = m.log.reserve(logged)
-        if status != OK:
-            lack.log_bytes = logged
-            return status
-        if t.id == 0:
-            status = m.start_writing(t, lack)
-            if status != OK:
-                return status
-        if flags & VALUE_BLOB:
+        if images or flags & VALUE_BLOB:
             memset(&r, 0, sizeof(Record))
-            r.type = R_PUT_BLOB
-            r.txn = t.id
+            r.type = R_DELETE if op != OP_PUT else R_PUT_BLOB if flags & VALUE_BLOB else R_PUT
             r.keyspace = keyspace
             r.key = key
             r.klen = klen
-            r.a = blob_number
-            r.b = vlen
-            lsn = m.log.append(&r)
+            if r.type == R_PUT_BLOB:
+                r.a = blob_number
+                r.b = vlen
+            elif op == OP_PUT:
+                r.value = value
+                r.vlen = vlen
+        if images:
+            status = log_record_with_image(m, t, images, &r, present, seen.value, seen.vlen, False, &lsn, lack)
+            if status != OK:
+                return status
         else:
-            lsn = m.append(t, OP_PUT if op == OP_PUT else OP_DELETE, keyspace, key, klen, value, vlen, 0, 0)
+            logged = klen + RECORD_OVERHEAD + (0 if flags & VALUE_BLOB else vlen)
+            status = m.log.reserve(logged)
+            if status != OK:
+                lack.log_bytes = logged
+                return status
+            if t.id == 0:
+                status = m.start_writing(t, lack)
+                if status != OK:
+                    return status
+            if flags & VALUE_BLOB:
+                r.txn = t.id
+                lsn = m.log.append(&r)
+            else:
+                lsn = m.append(t, OP_PUT if op == OP_PUT else OP_DELETE, keyspace, key, klen, value, vlen, 0, 0)
     else:
         lsn = m.log.end_lsn - 1              # below a savepoint set from now on, whose rollback then leaves the lock alone
     # From here on nothing fails.

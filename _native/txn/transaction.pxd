@@ -28,10 +28,16 @@ cdef enum TreeState:
     TREE_LIVE = 1
     TREE_DROPPING = 2           # nobody may see it any more, once no snapshot is older than drop_ts
 
+cdef enum Images:               # before-images. On disk: never change
+    IMAGES_NONE = 0
+    IMAGES_KEY = 1              # whether the key was there
+    IMAGES_FULL = 2             # and what it held
+
 cdef struct Tree:
     void* tree                  # a BTree or an LsmTree, kept alive by TxnManager.tree_objects
     bint lsm                    # which
-    int state
+    uint16_t state              # a TreeState
+    uint16_t images             # an Images: what is logged beside each change
     Txn* created_by             # its creation is not committed yet
     Txn* dropped_by             # its drop is not committed yet: an exclusive lock on the keyspace
     uint64_t drop_ts
@@ -48,6 +54,7 @@ cdef struct Lack:
     bint held                   # something was fetched for the operation: settle gives it back
     void* stall                 # an LsmTree whose background work has fallen behind,
     int64_t delay               # and microseconds to wait for it; 0: until it has caught up
+    bint image                  # a large before-image: the caller logs its pieces (images.pxd), `secure` does nothing about it
     size_t log_bytes            # room in the log
     bint log_ends               # room for the end record of a transaction
     Txn* blocker                # a row lock
@@ -73,8 +80,9 @@ cdef enum Operation:            # what write() is to do
 cdef enum:
     CATALOG = 0                 # keyspace id of the catalogue: name -> id, backend
     END_BYTES = 96              # log room kept for the end record of each writer
-    CATALOG_ROW = 8             # u32 id, u8 backend, 3 bytes zero; for an LSM-tree its options follow:
+    CATALOG_ROW = 8             # u32 id, u8 backend, u8 Images, 2 bytes zero; for an LSM-tree its options follow:
     LSM_ROW = 32                # u8 style, u8 compression, u8 bits per key, u8 0, u32 table size / 1024, u64 memtable size, u64 time to live
+    ROW_IMAGES = 5
     BTREE_BACKEND = 0           # on disk: never change
     LSM_BACKEND = 1
     RANGE_UNBOUNDED = 1
@@ -180,7 +188,8 @@ cdef class TxnManager:
 
 cdef inline bint row_valid(const char* row, size_t n) noexcept nogil:
     """Whether these bytes can be a row of the catalogue."""
-    return ((n == CATALOG_ROW and row[4] == BTREE_BACKEND) or (n == LSM_ROW and row[4] == LSM_BACKEND)) and get32(row) != CATALOG
+    return (((n == CATALOG_ROW and row[4] == BTREE_BACKEND) or (n == LSM_ROW and row[4] == LSM_BACKEND)) and get32(row) != CATALOG
+            and <uint8_t>row[ROW_IMAGES] <= IMAGES_FULL and row[6] == 0 and row[7] == 0)
 
 cdef inline int must_wait(Lack* l, Txn* owner) noexcept nogil:
     l.blocker = owner

@@ -27,6 +27,7 @@ from .conflicts cimport ssi_begin, ssi_committed, ssi_ended, ssi_follows, ssi_fr
 from .deadlock cimport doomed_status, wait_for, wake_waiters
 from .garbage cimport COLLECT_BUDGET, COLLECT_OWN, collect, prune
 from .holds cimport HOLD_EXCLUSIVE, HOLD_UPDATE, Span, holds_destroy, holds_init, span_of_key
+from .images cimport log_with_image
 from .isolation cimport isolate_read
 from .keyspaces cimport catalog_changed, commit_catalog
 from .locks cimport dequeue, enqueue, lock_for_write, release_locks, serial_leave
@@ -62,6 +63,7 @@ cdef void lack_init(Lack* l) noexcept nogil:
     l.stall = NULL
     l.delay = 0
     l.held = False
+    l.image = False
 
 
 cdef inline bint holds_in(const Txn* t, uint32_t keyspace) noexcept nogil:
@@ -147,7 +149,7 @@ cdef class TxnManager:
         cdef Txn* t = self.free_txns
         if t != NULL:
             self.free_txns = t.queue_next
-            t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.keyspaces = 0
+            t.id = t.first_lsn = t.last_lsn = t.commit_ts = t.commit_lsn = t.undo_to = t.blob_lsn = t.blobs = t.blob_pid = t.image_lsn = t.keyspaces = 0
             t.state = TXN_ACTIVE
             t.doomed = 0
             t.snapshot_lost = t.catalog = t.undoing = t.locks = t.lsm = t.ranges = t.no_wait = t.commuting = t.commutes = t.apart = t.predicates = t.covers = False
@@ -497,6 +499,8 @@ cdef class TxnManager:
         if e.created_by != NULL and e.created_by != t:
             return must_wait(lack, e.created_by)
         if op == OP_DELETE_RANGE:
+            if e.images and not self.redoing:
+                return fail(E_CONFLICT, "the keyspace logs before-images as of just now: the range goes key by key")
             return lsm_delete_range(self, t, <LsmTree>e.tree, keyspace, key, klen, value, vlen, flags & RANGE_UNBOUNDED, lsn, lack)
         if e.lsm:
             return lsm_write(self, t, <LsmTree>e.tree, op, keyspace, key, klen, value, vlen, flags, blob_number, lsn, lack)
@@ -548,15 +552,20 @@ cdef class TxnManager:
                 return status
         if not self.redoing:
             if op != OP_LOCK:
-                status = self.log.reserve(klen + vlen + RECORD_OVERHEAD)
-                if status != OK:
-                    lack.log_bytes = klen + vlen + RECORD_OVERHEAD
-                    return status
-                if t.id == 0:
-                    status = self.start_writing(t, lack)
+                if e.images:
+                    status = log_with_image(self, t, e.images, op, keyspace, key, klen, value, vlen, flags, blob_number, present, &cell, &lsn, lack)
                     if status != OK:
                         return status
-                lsn = self.append(t, op, keyspace, key, klen, value, vlen, flags, blob_number)
+                else:
+                    status = self.log.reserve(klen + vlen + RECORD_OVERHEAD)
+                    if status != OK:
+                        lack.log_bytes = klen + vlen + RECORD_OVERHEAD
+                        return status
+                    if t.id == 0:
+                        status = self.start_writing(t, lack)
+                        if status != OK:
+                            return status
+                    lsn = self.append(t, op, keyspace, key, klen, value, vlen, flags, blob_number)
             else:
                 lsn = self.log.end_lsn - 1          # below a savepoint set from now on, whose rollback then leaves the lock alone
         # From here on nothing fails.

@@ -1,11 +1,11 @@
 """Undo: see undo.pxd."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from ..base.coding cimport get32, get64
 from ..base.status cimport OK, ABSENT
 from ..index.btree cimport BTree, Path, Cell
 from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
 from .lsmops cimport lsm_undo, ranges_undo
-from .transaction cimport TxnManager, Tree, Lack, CATALOG, TREE_DROPPING, TREE_LIVE, row_valid
+from .transaction cimport TxnManager, Tree, Lack, CATALOG, ROW_IMAGES, TREE_DROPPING, TREE_LIVE, row_valid
 from .versions cimport Txn, Version, BEFORE_ABSENT, BEFORE_BLOB, LOCK_ONLY, table_unlink, version_key, version_value
 
 
@@ -39,6 +39,7 @@ cdef int undo_changes(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept n
                 row = get32(version_value(v))
                 if row < m.next_keyspace:
                     m.trees[row].dropped_by = NULL
+                    m.trees[row].images = <uint8_t>version_value(v)[ROW_IMAGES]
             if not v.flags & BEFORE_ABSENT:
                 (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_BLOB if v.flags & BEFORE_BLOB else 0,
                                           version_value(v), v.vlen, v.lsn)

@@ -152,6 +152,8 @@ cdef struct Txn:
     uint64_t blob_lsn           # first chunk of a large value not yet linked, or 0: the log is kept from there
     uint64_t blobs              # large values begun, numbers them
     uint64_t blob_pid           # large value being written, not yet linked
+    uint64_t image_lsn          # last piece of a large before-image whose change is not logged yet, or 0
+    uint64_t image_length       # of all its pieces
     uint64_t writes             # changes made and undone: cursors compare it
     uint64_t keyspaces          # bit per keyspace id (mod 64) it has changed
     int state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -20,6 +20,12 @@ from enginelib.replication import Change, Slot
 @click.option("--since", type=click.IntRange(min=0), metavar="LSN", help="Begin behind the change that ends there.")
 @click.option("--keyspace", "keyspaces", multiple=True, metavar="NAME", help="Only this keyspace; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Print at most N transactions.")
+@click.option(
+    "--before",
+    type=click.Choice(["none", "key", "full"]),
+    default="none",
+    help="Also what keys held before, where logged.",
+)
 @click.option("--debezium", is_flag=True, help="Print events in the shape of Debezium's.")
 @hex_option
 @json_option
@@ -28,6 +34,7 @@ def changes(
     since: int | None,
     keyspaces: tuple[str, ...],
     limit: int | None,
+    before: Literal["none", "key", "full"],
     debezium: bool,
     as_hex: bool,
     as_json: bool,
@@ -38,7 +45,10 @@ def changes(
 
     Example: enginelib changes app.db --keyspace users
     """
-    with reading(path) as db, db.changes(since=since, keyspaces=keyspaces or None) as stream:
+    with (
+        reading(path) as db,
+        db.changes(since=since, keyspaces=keyspaces or None, include_before=before) as stream,
+    ):
         found = islice(stream, limit)
         if debezium:
             from enginelib.replication.codec import to_events
@@ -64,7 +74,9 @@ def _change(change: Change, as_hex: bool) -> dict[str, Any]:
 def _operations(change: Change, as_hex: bool) -> Iterator[dict[str, Any]]:
     for o in change.operations:
         shown: dict[str, Any] = {"op": o.op, "keyspace": o.keyspace}
-        for name, data in (("key", o.key), ("value", o.value)):
+        if o.existed is not None:
+            shown["existed"] = o.existed
+        for name, data in (("key", o.key), ("value", o.value), ("before", o.before)):
             if data is not None:
                 shown[name] = to_text(data, as_hex)
         yield shown

@@ -1,20 +1,32 @@
 """The log, outward: change streams, slots, encodings of changes, and followers.
 
 A `Change` is a committed transaction; `Database.changes` yields them in commit order, decoded from the log alone. A
-`Slot` is a named reader that outlasts the process, for which the log is kept. What carries changes from one machine to
-another is not here: any iterable of encoded changes will do. `codec` and `Follower` need the package msgspec
-(``enginelib[replication]``); streams and slots do not.
+`Slot` is a named reader that outlasts the process, for which the log is kept. A `Changeset` holds changes, to undo them
+or to apply them elsewhere. What carries changes from one machine to another is not here: any iterable of encoded
+changes will do. `codec`, `Follower` and the files of changesets need the package msgspec (``enginelib[replication]``);
+streams, slots and changesets in memory do not.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from enginelib._native.engine.door import Change, Operation
 from enginelib.replication.changes import Changes, Slot
+from enginelib.replication.changeset import Applied, Changeset
 
 if TYPE_CHECKING:
     from enginelib.replication.follower import Follower, Lag, Position
 
-__all__ = ["Change", "Changes", "Follower", "Lag", "Operation", "Position", "Slot"]
+__all__ = [
+    "Applied",
+    "Change",
+    "Changes",
+    "Changeset",
+    "Follower",
+    "Lag",
+    "Operation",
+    "Position",
+    "Slot",
+]
 
 
 def __getattr__(name: str) -> Any:

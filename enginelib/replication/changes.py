@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 GATHERED = 64 * MIB
+BEFORE = ("none", "key", "full")
 WAIT = 3600.0
 OFTEN = 1000
 MOST_UNACKNOWLEDGED = 100_000
@@ -51,8 +52,11 @@ class Changes:
         keyspaces: Iterable[str] | None = None,
         follow: bool = False,
         memory: int = GATHERED,
+        include_before: str = "none",
     ) -> None:
         """See `Database.changes`."""
+        if include_before not in BEFORE:
+            raise ValueError(f"include_before must be one of {BEFORE}, not {include_before!r}.")
         if isinstance(keyspaces, str):
             raise TypeError("keyspaces takes names, not one name: [name].")
         if slot is not None and since is not None:
@@ -68,7 +72,7 @@ class Changes:
         self._inside = False
         wanted = None if keyspaces is None else frozenset(keyspaces)
         if slot is None:
-            self._reader = ChangeReader(database, since, None, wanted, memory, False)
+            self._reader = ChangeReader(database, since, None, wanted, memory, False, include_before)
             return
         row = slot_rows(database).get(slot)
         if row is None:
@@ -77,7 +81,7 @@ class Changes:
             raise ChangesGone(f"Slot {slot!r} fell behind by more than its {row.max_lag} bytes, and the log went on.")
         if slot in database.slots_in_use:
             raise UsageError(f"Slot {slot!r} is being read already; it has one reader at a time.")
-        self._reader = ChangeReader(database, row.confirmed, row.restart, wanted, memory, row.trusted)
+        self._reader = ChangeReader(database, row.confirmed, row.restart, wanted, memory, row.trusted, include_before)
         database.slots_in_use.add(slot)
         self._slot = slot
 
@@ -102,6 +106,7 @@ class Changes:
 
         Raises:
             ChangesGone: the log does not hold what comes next.
+            UsageError: a keyspace has not logged the before-images that are asked for; the stream has ended.
         """
         found = self._take(1, timeout)
         return found[0] if found else None

@@ -7,7 +7,7 @@ in big-endian order, and the change.
 
 JSON: one event per operation, with ``before`` and ``after``, ``source``, ``op``, ``ts_ms`` and ``transaction``, between
 a ``BEGIN`` and an ``END`` event that counts them (Debezium's documentation, "Change event values" and "Transaction
-metadata"). Without before-images a put cannot be told to be an insertion or an update: it is ``"u"``.
+metadata"). Without before-images a put cannot be told to be an insertion (``"c"``) or an update: it is ``"u"``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LARGEST = 1 << 31
 # Tags of a change.
 DATABASE_ID, EPOCH, SEQUENCE, LSN, COMMIT_TS, TIME, ORIGIN, OPERATIONS, CALLS = range(1, 10)
 # Of an operation.
-OP, KEYSPACE, KEY, VALUE = range(1, 5)
+OP, KEYSPACE, KEY, VALUE, BEFORE, EXISTED = range(1, 7)
 # Of a call.
 NAME, ARGS, NOW, SEED = range(1, 5)
 
@@ -71,6 +71,10 @@ def _fields(o: Operation) -> dict[int, Any]:
         fields[KEY] = o.key
     if o.value is not None:
         fields[VALUE] = o.value
+    if o.before is not None:
+        fields[BEFORE] = o.before
+    if o.existed is not None:
+        fields[EXISTED] = o.existed
     return fields
 
 
@@ -90,7 +94,10 @@ def decode(data: bytes | bytearray | memoryview) -> Change:
             fields[COMMIT_TS],
             fields[TIME],
             fields.get(ORIGIN),
-            [Operation(o[KEYSPACE], OPS[o[OP]], o.get(KEY), o.get(VALUE)) for o in fields[OPERATIONS]],
+            [
+                Operation(o[KEYSPACE], OPS[o[OP]], o.get(KEY), o.get(VALUE), o.get(BEFORE), o.get(EXISTED))
+                for o in fields[OPERATIONS]
+            ],
             tuple(Call(c[NAME], c[ARGS], c[NOW], c[SEED]) for c in fields.get(CALLS, ())),
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
@@ -136,6 +143,10 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def _row(key: Any, value: bytes | None, text: Callable[[bytes], Any]) -> dict[str, Any]:
+    return {"key": key} if value is None else {"key": key, "value": text(value)}
+
+
 def to_events(change: Change, text: Callable[[bytes], Any] = _base64) -> Iterator[dict[str, Any]]:
     """Yields a change as events in the shape of Debezium's, ready for JSON.
 
@@ -162,9 +173,11 @@ def to_events(change: Change, text: Callable[[bytes], Any] = _base64) -> Iterato
         event: dict[str, Any] = {"before": None, "after": None, "source": {**source, "keyspace": o.keyspace}}
         if o.op == "put":
             assert o.value is not None
-            event |= {"op": "u", "after": {"key": key, "value": text(o.value)}}
+            event |= {"op": "c" if o.existed is False else "u", "after": {"key": key, "value": text(o.value)}}
+            if o.existed:
+                event["before"] = _row(key, o.before, text)
         elif o.op == "delete":
-            event |= {"op": "d", "before": {"key": key}}
+            event |= {"op": "d", "before": None if o.existed is False else _row(key, o.before, text)}
         elif o.op == "delete_range":
             event |= {"op": "t", "range": {"start": key, "stop": None if o.value is None else text(o.value)}}
         else:

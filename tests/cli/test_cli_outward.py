@@ -24,6 +24,19 @@ def test_changes_are_lines_of_json(run, path):
     assert events[-1]["event_count"] == len(events) - 2
 
 
+def test_before_images_are_shown_when_asked_for(run, path):
+    with enginelib.open(path) as db:
+        since = db.create_slot("keeper").confirmed
+        ledger = db.keyspace("ledger", before="full")
+        ledger[b"a"] = b"1"
+        ledger[b"a"] = b"2"
+    last = run.json_lines("changes", path, "--since", since, "--before", "full")[-1]
+    assert last["operations"] == [{"op": "put", "keyspace": "ledger", "existed": True, "key": "a", "value": "2", "before": "1"}]
+    assert "before" not in run.json_lines("changes", path, "--since", since)[-1]["operations"][0]
+    events = run.json_lines("changes", path, "--since", since, "--before", "key", "--debezium")
+    assert [event["op"] for event in events if "op" in event] == ["m", "c", "u"]
+
+
 def test_slots_are_made_listed_and_dropped(run, path):
     assert run.json("slots", "list", path) == []
     (made,) = run.json("slots", "create", path, "search", "--max-lag", "4096")

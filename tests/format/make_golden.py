@@ -142,8 +142,44 @@ def make_lsm(path: Path, compression: str = "none") -> None:
         db.sync()
 
 
+IMAGES: list[tuple[bytes, bytes | None, bytes | None]] = [  # of each keyspace: key, value, what was there before; None: absent
+    (b"a", b"1", None),
+    (b"a", b"2", b"1"),
+    (b"large", b"x" * 20_000, None),
+    (b"large", b"y" * 5_000, b"x" * 20_000),
+    (b"large", None, b"y" * 5_000),
+    (b"", b"", None),
+    (b"", b"empty", b""),
+]
+
+
+def expected_before() -> dict[str, dict[bytes, bytes]]:
+    """What the golden database of keyspaces that log before-images holds."""
+    rows = {b"a": b"2", b"": b"empty"}
+    return {"tree": rows, "tables": rows, "keys": rows}
+
+
+def make_before(path: Path) -> None:
+    """`IMAGES`, in each kind of tree, full ones and those of keys; with one transaction that never ends, in the middle of a large one."""
+    db = enginelib.open(path, durability="sync", **SMALL)
+    spaces = [db.keyspace("tree", before="full"), db.keyspace("tables", before="full", **TREE), db.keyspace("keys")]
+    db.set_before("keys", "key")
+    for space in spaces:
+        for key, value, _ in IMAGES:
+            if value is None:
+                space.delete(key)
+            else:
+                space[key] = value
+    loser = db.transaction()
+    loser.put(spaces[0], b"large", b"z" * 9_000)
+    loser.put(spaces[0], b"large", b"")
+    db.sync()
+    db.abandon()
+
+
 KINDS = {
     "": (make_btree, expected_btree),
+    "before": (make_before, expected_before),
     "lsm": (make_lsm, expected_lsm),
     "lsm-lz4": (lambda path: make_lsm(path, "lz4"), expected_lsm),
     "lsm-zstd": (lambda path: make_lsm(path, "zstd"), expected_lsm),

@@ -13,7 +13,7 @@ import enginelib
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from make_golden import KINDS, SMALL, expected_lsm
+from make_golden import IMAGES, KINDS, SMALL, expected_lsm
 from tablereader import Entry, Range, Table
 
 GOLDEN = sorted(p.stem for p in HERE.glob("v*.zip"))
@@ -45,6 +45,22 @@ def test_a_database_of_every_released_format_is_read_and_goes_on(name, tmp_path)
                 keyspace.compact()
             assert dict(keyspace.items()) == expected[name] | {b"zzz": b"new"}
         assert db.verify().ok
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 20])
+def test_before_images_of_every_released_format_are_read(tmp_path, memory):
+    for name in (each for each in GOLDEN if each.endswith("-before")):
+        path = unpacked(name, tmp_path / name)
+        with enginelib.open(path, create=False, **SMALL) as db:
+            for space, level in (("tree", "full"), ("tables", "full"), ("keys", "key")):
+                found = [
+                    (o.key, o.value, o.before, o.existed)
+                    for change in db.changes(keyspaces=[space], include_before=level, memory=memory)
+                    for o in change.operations
+                    if o.op in ("put", "delete")
+                ]
+                assert found == [(key, value, before if level == "full" else None, before is not None) for key, value, before in IMAGES]
+                assert db[space].before == level
 
 
 @pytest.mark.parametrize("kind", KINDS)

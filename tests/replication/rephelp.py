@@ -44,3 +44,16 @@ def follow_all(stream, model):
     for change in stream:
         model.apply(change)
     return model
+
+
+def follow_before(stream, spaces=None):
+    """Applies a stream with full before-images to keyspaces as dicts; each must tell what is there."""
+    model = Model()
+    model.spaces = {} if spaces is None else spaces
+    for change in stream:
+        for o in change.operations:
+            if o.op in ("put", "delete"):
+                was = model.spaces[o.keyspace].get(o.key)
+                assert (o.existed, o.before) == (was is not None, was), (change.sequence, o)
+            model.operate(o)
+    return model

@@ -6,12 +6,14 @@ import sys
 import threading
 
 import pytest
+from enginelib._native.base.faultvfs import FaultVfs
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from rephelp import Model, contents, follow_all
 
 import enginelib
+from enginelib.database import Database
 from enginelib.replication import Change, Operation
 
 
@@ -200,6 +202,23 @@ def test_a_load_without_the_log_is_told(db):
     with pytest.raises(enginelib.ChangesGone, match="'space' was loaded without the log"):
         operations(db)
     assert operations(db, keyspaces=["elsewhere"]) == [], "it is of no interest there"
+
+
+@pytest.mark.parametrize("backend", ["btree", "lsm"])
+def test_who_dies_in_the_middle_of_a_large_value_is_not_waited_for(backend):
+    """Recovery logs the abort of a transaction that has logged nothing but pieces of a value; else a slot would hold the log for it for ever."""
+    options = {"cache_size": 1 << 20, "segment_size": 1 << 20, "log_buffer": 1 << 16, "background": False}
+    vfs = FaultVfs()
+    db = Database("/db", vfs=vfs, **options)
+    ks = db.keyspace("space", backend)
+    start = vfs.mutations
+    ks[b"k"] = b"x" * 900_000
+    end = vfs.mutations
+    db.abandon()
+    for cut in range(start, end + 1):
+        with Database("/db", vfs=vfs.crash_image(cut, 0, "kill"), **options) as found, found.changes() as stream:
+            assert len(list(stream)) in (1, 2)
+            assert stream._reader.floor == found.stats()["log"]["end_lsn"]
 
 
 def test_calls_of_logged_procedures_come_with_their_effects(db, tree):

@@ -221,9 +221,10 @@ def test_a_newer_format_is_refused_and_read_only_features_may_be_read():
 
     assert code_of(StoreDoor, changed(8, "<I", 2), PATH) == E_NEWER
     assert code_of(StoreDoor, changed(32, "<Q", 1 << 40), PATH) == E_NEWER
-    assert code_of(StoreDoor, changed(24, "<Q", 1), PATH) == E_NEWER
-    assert contents(StoreDoor(changed(24, "<Q", 1), PATH, read_only=True), pages) == pages
+    assert code_of(StoreDoor, changed(24, "<Q", 1 << 40), PATH) == E_NEWER
+    assert contents(StoreDoor(changed(24, "<Q", 1 << 40), PATH, read_only=True), pages) == pages
     assert contents(StoreDoor(changed(16, "<Q", 1), PATH), pages) == pages
+    assert contents(StoreDoor(changed(24, "<Q", 1), PATH), pages) == pages
 
 
 def test_every_flipped_byte_is_noticed_or_makes_no_difference():
