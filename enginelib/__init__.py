@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 try:
     from enginelib._native.engine.door import build_info
 except ModuleNotFoundError as missing:
@@ -55,6 +57,9 @@ from enginelib.report import VerifyReport
 from enginelib.retry import transactional
 from enginelib.transaction import Savepoint, Transaction, View
 
+if TYPE_CHECKING:
+    from enginelib.rebuild import Restored, restore
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -79,6 +84,7 @@ __all__ = [
     "Options",
     "OutcomeUnknown",
     "ReadOnlyError",
+    "Restored",
     "Savepoint",
     "SerializationFailure",
     "SnapshotTooOld",
@@ -96,6 +102,15 @@ __all__ = [
     "build_info",
     "from_counter",
     "open",
+    "restore",
     "to_counter",
     "transactional",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Restored", "restore"):  # seldom wanted, and not quick to import
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from enginelib import rebuild
+
+    return getattr(rebuild, name)

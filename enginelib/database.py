@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from enginelib._native.engine.door import CoreDatabase, save_slots
-from enginelib.errors import Error
+from enginelib.archive import Archiver
+from enginelib.errors import Error, UsageError
 from enginelib.keyspace import Keyspace
 from enginelib.locks import Lock, Wait, locks_of
 from enginelib.mounts import network_file_system
@@ -78,6 +79,7 @@ class Database(CoreDatabase):
 
     options: Options
     _owner = 0
+    _archiver: Archiver | None = None
 
     if TYPE_CHECKING:
         recovery: dict[str, Any]
@@ -107,6 +109,12 @@ class Database(CoreDatabase):
             super().__init__(place, vfs=vfs, background=background, **self.options.for_core())
         self._owner = os.getpid()
         self._executor = Executor(self)
+        if self.options.archive is not None:
+            try:
+                self._archiver = Archiver(self, str(self.options.archive))
+            except BaseException:
+                super().close()
+                raise
         self.slots_in_use: set[str] = set()
         _open_databases.add(self)
         replayed = self.recovery
@@ -454,6 +462,35 @@ class Database(CoreDatabase):
         with _timed("backup", self.path):
             return super().backup(target)
 
+    def archive_now(self) -> int:
+        """Archives everything that has been committed so far, in the directory that `archive` named.
+
+        Returns:
+            The LSN up to which the log is archived.
+
+        Raises:
+            UsageError: the database was opened without `archive`.
+            StorageError: the archive cannot be written; it is tried again by and by.
+        """
+        self.alive()
+        if self._archiver is None:
+            raise UsageError("There is no archive: name a directory, enginelib.open(path, archive=directory).")
+        self.sync()
+        return self._archiver.now()
+
+    def stats(self) -> dict[str, Any]:
+        """Returns figures as a nested dict of plain values; ``"archive"`` is among them where there is one."""
+        figures = super().stats()
+        if self._archiver is not None:
+            figures["archive"] = self._archiver.stats(figures["log"]["synced_lsn"])
+        return figures
+
+    def abandon(self) -> None:
+        """Closes as the death of the process would: nothing more is written. For tests."""
+        if self._archiver is not None and not self.closed and self._owner == os.getpid():
+            self._archiver.stop(False)
+        super().abandon()
+
     def verify(self, progress: Callable[[str], None] | None = None) -> VerifyReport:  # type: ignore[override]
         """Checks everything that can be checked: every page, its sums and order, the log, and how they agree.
 
@@ -487,6 +524,8 @@ class Database(CoreDatabase):
         with _timed("close", self.path):
             with suppress(Error):  # then a slot stands further back
                 save_slots(self.engine)
+            if self._archiver is not None:
+                self._archiver.stop(True)
             super().close()
         _open_databases.discard(self)
 

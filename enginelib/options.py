@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
         lock_timeout: float
         allow_damaged: bool
         compaction_rate: int
+        archive: str | os.PathLike[str] | None
 
     class BeginValues(TypedDict, total=False):
         """The keyword arguments of `Database.transaction`."""
@@ -175,6 +177,8 @@ class Options:
         allow_damaged: open although a table of an LSM keyspace is missing or damaged; that keyspace raises
             `CorruptionError`, the others work.
         compaction_rate: bytes a second that compactions of LSM keyspaces write at most; 0 for no bound.
+        archive: directory to which every log segment is copied before it goes, for `enginelib.restore`; None for no
+            archive.
 
     Raises:
         TypeError: an option is of the wrong type.
@@ -195,6 +199,7 @@ class Options:
     lock_timeout: float = 5.0
     allow_damaged: bool = False
     compaction_rate: int = 0
+    archive: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "durability", Durability.of(self.durability))
@@ -220,6 +225,10 @@ class Options:
         _bounded("transaction_budget", self.transaction_budget, 64 * KIB, 1 << 46)
         object.__setattr__(self, "lazy_interval", seconds("lazy_interval", self.lazy_interval, smallest=0.001))
         object.__setattr__(self, "lock_timeout", seconds("lock_timeout", self.lock_timeout))
+        if self.archive is not None:
+            object.__setattr__(self, "archive", _directory("archive", self.archive))
+            if self.read_only:
+                raise ValueError("archive= belongs to a database that writes; leave it out with read_only=True.")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
@@ -243,8 +252,10 @@ class Options:
         return {**asdict(self), "durability": self.durability.value}
 
     def for_core(self) -> dict[str, Any]:
-        """Returns the options as the core takes them: durability as a number."""
-        return {**asdict(self), "durability": self.durability.level}
+        """Returns the options as the core takes them: durability as a number, of the archive whether there is one."""
+        values = {**asdict(self), "durability": self.durability.level}
+        values["hold_log"] = values.pop("archive") is not None
+        return values
 
 
 def seconds(name: str, value: object, smallest: float = 0.0) -> float:
@@ -267,6 +278,17 @@ def seconds(name: str, value: object, smallest: float = 0.0) -> float:
     if not math.isfinite(value) or not smallest <= value <= LONGEST_WAIT:
         raise ValueError(f"{name}={value} is outside {smallest:g} to {LONGEST_WAIT:g} seconds; give one within them.")
     return float(value)
+
+
+def _directory(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be the path of a directory, not {type(value).__name__}.")
+    place = os.fspath(value)
+    if not isinstance(place, str):
+        raise TypeError(f"{name} must be a path as str, not {type(place).__name__}; decode it by os.fsdecode().")
+    if not place:
+        raise ValueError(f"{name} is an empty path; name a directory.")
+    return os.path.abspath(place)
 
 
 def _boolean(name: str, value: object) -> None:

@@ -42,6 +42,8 @@ cdef class Engine:
     cdef public dict saved_slots        # as the file has them
     cdef public list slot_names         # of checkpoint_state.slots
     cdef dict log_pins                  # token -> LSN from which the log must stay
+    cdef object held                    # the token of an archive's pin, or None
+    cdef object at_close                # called, if any, when nothing can be written any more, and the files are still open: the archive's last step
     # own synchronisation
     cdef Latch latch
     # under the latch

@@ -99,8 +99,9 @@ cdef class Engine:
     def open(self, str path, *, uint32_t page_size, uint64_t cache_size, uint64_t segment_size, uint64_t log_buffer, uint64_t checkpoint_bytes,
              uint64_t version_budget, uint64_t transaction_budget, int durability, double lazy_interval, double lock_timeout, bint read_only=False,
              bint create=True, bint background=True, bint allow_damaged=False,
-             uint64_t compaction_rate=0, Vfs vfs=None):
-        """Opens the database directory `path` (or ":memory:"); see CoreDatabase for the options."""
+             uint64_t compaction_rate=0, Vfs vfs=None, bint hold_log=False, tuple restored=None):
+        """Opens the database directory `path` (or ":memory:"); see CoreDatabase for the options. hold_log: the log stays (`held`), for an archive; restored: what a
+        restore has found (see restore.pyx): LSN from which on tables are not this copy's, LSN above all those ever seen, highest incarnation."""
         cdef int kind = 0, status
         cdef Recovered r
         cdef bint fresh = False
@@ -171,7 +172,12 @@ cdef class Engine:
             self.fields = self.store.sb
             from .slots import load_slots
             load_slots(self)                  # before any of the log can go
-            replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
+            if hold_log:
+                self.held = self.pin_log(0)
+            replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, <uint64_t>-1 if restored is None else restored[0], &r)
+            if restored is not None:
+                r.next_lsn = max(<uint64_t>r.next_lsn, <uint64_t>restored[1])
+                r.incarnation = max(<uint32_t>r.incarnation, <uint32_t>restored[2])
             self.open_tables()
             r.settle_micros = -monotonic_micros()
             if not read_only:
@@ -458,6 +464,8 @@ cdef class Engine:
                 latch_unlock(&self.latch)
                 if status == OK and not self.log.failed:
                     self.log.trim()
+            if self.at_close is not None and not self.log.failed:
+                self.at_close()
         self.release_files()
         if status != OK:
             raise_status(status)

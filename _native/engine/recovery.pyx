@@ -340,7 +340,7 @@ cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out) noex
                 return status
 
 
-cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, Recovered* out):
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, uint64_t edits_end, Recovered* out):
     cdef LogReader log = LogReader.__new__(LogReader)
     cdef Redo redo
     cdef char* meta = NULL
@@ -375,7 +375,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             out.read_from = redo.from_lsn
             make_tree(m, CATALOG, NULL, bytes(CATALOG_ROW))
         redo.lsm = &out.lsm
-        status = lsmredo_init(redo.lsm, m, redo.from_lsn)
+        status = lsmredo_init(redo.lsm, m, redo.from_lsn, edits_end)
         if status != OK:
             raise_status(status)
         # 1. analysis

@@ -32,6 +32,8 @@ cdef class LogReader:
 
     # Groups that start at or above this LSN are not looked at: a reader beside a live writer sets it to the writer's synced_lsn.
     cdef public uint64_t limit_lsn
+    # Before open: files may end where their groups do, and are replaced by longer ones of the same name: an archive's.
+    cdef public bint trimmed
     # LSN of the group that holds the record last delivered: below it nothing of that write is missing.
     cdef readonly uint64_t group_lsn
 
