@@ -282,6 +282,26 @@ def _check_joint(base: Base, found: Scan, segment: Segment) -> None:
     )
 
 
+def check_joint(backup: str, archive: str) -> None:
+    """Checks that archived log goes on where a backup ends.
+
+    Raises:
+        ChangesGone: it does not hold the log there.
+        CorruptionError: it is damaged there.
+        UsageError: it goes on from something else.
+    """
+    base = _base(backup)
+    place, last = os.fsencode(archive), base.segments[-1].first
+    found = [Segment(*each) for each in segments_in(place, base.database_id) if each[0] == last]
+    if not found:
+        raise ChangesGone(
+            f"The backup ends at LSN {base.end}, in segment {last:016x}, which the archive does not hold."
+        )
+    if not found[0].segment_size:
+        raise _damaged(archive, last, "its header")
+    _check_joint(base, scan(place, last, base.end, base.database_id, base.end, 0, 0, 0), found[0])
+
+
 def _check_not_before(base: Base, micros: int | None, target: Target) -> None:
     """Raises where the target is before the backup, whose last commit was made at `micros`."""
     if target.commit < base.commit or target.lsn < base.lsn:

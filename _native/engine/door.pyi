@@ -177,7 +177,8 @@ class ChangeReader:
     """Decodes the log of an open database: see ``changes.pyx``. One thread at a time."""
     position: int                                       # all that commits below it has been delivered
     floor: int                                          # the LSN below which this reader needs no log
-    def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool) -> None: ...
+    def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool,
+                 archive: bytes | None = None) -> None: ...
     cancelled: bool                                     # who waits for more stops at that
     def next_change(self) -> Change | None: ...         # None where the synced log ends; its calls as the log has them
     def next_changes(self, most: int, operations: int) -> list[Change]: ...

@@ -37,6 +37,9 @@ cdef class LogReader:
     # LSN of the group that holds the record last delivered: below it nothing of that write is missing.
     cdef readonly uint64_t group_lsn
 
+    # First LSN of the segment that is read; 0 when there is none.
+    cdef uint64_t current_first(self) noexcept nogil
+
     # private
     cdef Vfs vfs
     cdef char* dir

@@ -175,6 +175,9 @@ cdef class LogReader:
                 self.successor = j
                 break
 
+    cdef uint64_t current_first(self) noexcept nogil:
+        return self.entries[self.current].first_lsn if self.count else 0
+
     cdef int resume(self, uint64_t limit_lsn, const uint8_t* database_id) noexcept nogil:
         cdef SegmentEntry* e
         cdef SegmentEntry* known = self.entries

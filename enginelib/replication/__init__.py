@@ -12,12 +12,17 @@ from enginelib._native.engine.door import Change, Operation
 from enginelib.replication.changes import Changes, Slot
 
 if TYPE_CHECKING:
+    from enginelib.replication.archive import Archive
     from enginelib.replication.follower import Follower, Lag, Position
 
-__all__ = ["Change", "Changes", "Follower", "Lag", "Operation", "Position", "Slot"]
+__all__ = ["Archive", "Change", "Changes", "Follower", "Lag", "Operation", "Position", "Slot"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Archive":
+        from enginelib.replication import archive
+
+        return archive.Archive
     if name not in ("Follower", "Lag", "Position"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
