@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import typing
 
 try:
     from enginelib._native.engine.door import build_info
@@ -57,7 +57,7 @@ from enginelib.report import VerifyReport
 from enginelib.retry import transactional
 from enginelib.transaction import Savepoint, Transaction, View
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from enginelib.rebuild import Restored, restore
 
 __version__ = "0.1.0"
@@ -108,9 +108,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in ("Restored", "restore"):  # seldom wanted, and not quick to import
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from enginelib import rebuild
 
-    return getattr(rebuild, name)
+    globals()[name] = getattr(rebuild, name)
+    return globals()[name]

@@ -80,11 +80,9 @@ class Archiver:
             "gap": core.gap,
         }
 
-    def stop(self, last: bool) -> None:
-        """Ends the thread; `last`: when the database closes, what remains is archived."""
+    def stop(self) -> None:
+        """Ends the thread, before the database is closed; what remains is archived by that."""
         self._stopping = True
-        if not last:
-            self._core.at_close(None)
         self._core.nudge()
         self._thread.join()
 
@@ -100,8 +98,8 @@ class Archiver:
         self._error = None
 
     def _work(self) -> None:
-        """Runs until it is told to stop."""
-        while not self._stopping:
+        """Runs until it is told to stop, or the database is abandoned."""
+        while not (self._stopping or self._core.closing):
             pause = FOR_EVER
             try:
                 with self._lock:
@@ -111,7 +109,7 @@ class Archiver:
                 if self._failures == 1:
                     logger.warning("archiving to %s failed, and is tried again: %s", self.directory, error)
             if not self._stopping:
-                self._core.wait(pause)
+                self._core.wait(pause)  # comes back at once where the database is closing
 
     def _last(self) -> None:
         """The database closes: everything is written and synced. What cannot be archived now stays in the log, and is

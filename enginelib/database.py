@@ -485,12 +485,6 @@ class Database(CoreDatabase):
             figures["archive"] = self._archiver.stats(figures["log"]["synced_lsn"])
         return figures
 
-    def abandon(self) -> None:
-        """Closes as the death of the process would: nothing more is written. For tests."""
-        if self._archiver is not None and not self.closed and self._owner == os.getpid():
-            self._archiver.stop(False)
-        super().abandon()
-
     def verify(self, progress: Callable[[str], None] | None = None) -> VerifyReport:  # type: ignore[override]
         """Checks everything that can be checked: every page, its sums and order, the log, and how they agree.
 
@@ -525,7 +519,7 @@ class Database(CoreDatabase):
             with suppress(Error):  # then a slot stands further back
                 save_slots(self.engine)
             if self._archiver is not None:
-                self._archiver.stop(True)
+                self._archiver.stop()
             super().close()
         _open_databases.discard(self)
 

@@ -5,8 +5,9 @@
    outside the target; the stop is behind the last one within it.
 3. Backup and log are copied into a directory beside the destination, the log made to end at the stop. Opening that is
    an ordinary recovery: what had not committed by then is rolled back.
-4. The log goes on above every LSN that the archive has ever seen, the epoch is raised, and a checkpoint lets go of the
-   old log. Then the directory gets its name. A crash before that leaves a directory that the next restore removes.
+4. The log goes on above every LSN that the archive has ever seen, the epoch is raised above those of backup and
+   archive, and a checkpoint lets go of the old log. Then the directory gets its name. A crash before that leaves a
+   directory that the next restore removes.
 
 LSM keyspaces: the backup brings tables along, those that its own log names. What the archived log says of tables from
 LSN `end` on concerns tables of the original database, which are not here, so it is passed over, and the changes
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from enginelib._native.engine.door import CoreDatabase, Scan, cut, image_of, scan, segments_in
+from enginelib._native.engine.door import CoreDatabase, Scan, archived_epoch, cut, image_of, scan, segments_in
 from enginelib.errors import ChangesGone, CorruptionError, UsageError
 from enginelib.options import MIB, Options
 
@@ -155,7 +156,7 @@ def restore(
     stop = _find_stop(base, archive, archived, target)
     with _temporary(destination) as made:
         _copy(base, archive, archived, stop, made)
-        epoch = _recover(base, archived, made)
+        epoch = _recover(base, archived, made, archived_epoch(os.fsencode(archive)))
         os.rename(made, destination)
         _sync(os.path.dirname(destination))
     shown = None if stop.micros is None else stop.micros / 1e6
@@ -221,6 +222,7 @@ def _find_stop(base: Base, archive: str, archived: list[Segment], target: Target
                 f"The backup ends at LSN {base.end}, in segment {last:016x}, which the archive does not hold; it goes "
                 f"on at LSN {next(each.first for each in archived if each.first > last)}."
             )
+        _check_behind(base, archived)
         _check_not_beyond(target, base.commit, micros, base.end)
         return Stop(None, 0, base.end, base.commit, micros, base.lsn)
     whole = start + 1
@@ -276,9 +278,23 @@ def _check_joint(base: Base, found: Scan, segment: Segment) -> None:
         return
     if segment.end < base.end:
         raise ChangesGone(f"The archive ends at LSN {segment.end}, before the backup does, at LSN {base.end}.")
-    raise UsageError(
-        f"The archived log is not what the backup {base.path} goes on with at LSN {base.end}: it was opened since, or "
-        "they belong to two histories of the database."
+    raise _two_histories(base, base.end)
+
+
+def _check_behind(base: Base, archived: list[Segment]) -> None:
+    """An archive that ends before the segment in which the backup does holds nothing that the backup has not."""
+    if not archived:
+        return
+    newest = archived[-1]
+    following = next(each for each in base.segments if each.first > newest.first)
+    if newest.end > following.prev_end:
+        raise _two_histories(base, following.prev_end)
+
+
+def _two_histories(base: Base, lsn: int) -> UsageError:
+    return UsageError(
+        f"The archived log is not what the backup {base.path} goes on with at LSN {lsn}: it was opened for writing "
+        "since, or they belong to two histories of the database."
     )
 
 
@@ -389,8 +405,9 @@ def _copy(base: Base, archive: str, archived: list[Segment], stop: Stop, made: s
     _sync(made)
 
 
-def _recover(base: Base, archived: list[Segment], made: str) -> int:
-    """Opens the copy, which rolls back what had not committed, and begins the new timeline; its epoch."""
+def _recover(base: Base, archived: list[Segment], made: str, epoch: int) -> int:
+    """Opens the copy, which rolls back what had not committed, and begins the new timeline, of an epoch above `epoch`;
+    that epoch."""
     every = [*base.segments, *archived]
     longest = max(each.segment_size for each in every)
     above = max(each.first + longest for each in every)
@@ -399,7 +416,7 @@ def _recover(base: Base, archived: list[Segment], made: str) -> int:
     restored = (base.end, above, max(each.incarnation for each in every))
     database = CoreDatabase(made, vfs=None, background=True, restored=restored, **options)
     try:
-        epoch = database.raise_epoch()  # and takes a checkpoint, which lets go of the original's log
+        epoch = database.raise_epoch(epoch)  # and takes a checkpoint, which lets go of the original's log
     except BaseException:
         database.abandon()
         raise

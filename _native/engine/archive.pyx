@@ -3,7 +3,8 @@
 An archived segment has the name of its file in the log and its bytes up to the end of its last group, nothing behind them. So its length says how far it goes, the
 next one's header says whether it is whole (`prev_end`), and the copy of a segment that is still being written is a copy that a longer one replaces. Each is written
 under another name, synced, renamed, and its name synced, oldest first: no crash leaves a half copy or a gap. What has been archived is known from the directory
-alone. Only synced bytes are copied (law 5), so nothing archived is ever taken back.
+alone. Only synced bytes are copied (law 5), so nothing archived is ever taken back. The file `epoch` says whose log it is, and of which epoch: a restored database, whose
+epoch is higher, is told from one that was open without its archive for a while.
 
 GIL held, one thread at a time (the caller sees to that); files are read and written without the GIL, the latch is held for questions only. The log is held by the
 engine's pin `held` from the first segment that is not archived whole.
@@ -12,6 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 import os
+from ..base.checksum cimport crc32c
 from ..base.latch cimport (Condition, condition_broadcast, condition_destroy, condition_init, condition_wait, latch_enter, latch_lock, latch_unlock)
 from ..base.realvfs cimport RealVfs
 from ..base.status cimport ABSENT, E_USAGE, OK, fail, fail_corrupt, raise_status
@@ -23,6 +25,9 @@ from .handles cimport CoreDatabase
 
 cdef enum:
     PIECE = 1 << 20
+    EPOCH_FILE = 4096             # bytes of it that are looked at
+
+HEADER = "enginelib archive 1"
 
 
 cdef bytes segment_file(bytes directory, uint64_t first):
@@ -68,6 +73,37 @@ cdef int header_of(Vfs vfs, bytes directory, uint64_t first, const uint8_t* data
     return 1                                  # HEADER_UNUSED
 
 
+cdef bytes epoch_line(bytes database_id, uint64_t epoch):
+    text = f"{HEADER}\n{database_id.hex()} {epoch}\n".encode()
+    return text + b"crc32c %08x\n" % crc32c(0, <const uint8_t*><const char*>text, len(text))
+
+
+cdef object epoch_in(Vfs vfs, bytes directory):
+    """What the file `epoch` of an archive says, (database id, epoch); None where there is none."""
+    cdef bytes path = directory + b"/epoch"
+    cdef bytearray room = bytearray(EPOCH_FILE)
+    cdef char* buffer = room
+    cdef size_t got = 0
+    cdef int handle = -1
+    cdef int status = vfs.open(path, VFS_READ, &handle)
+    if status == ABSENT:
+        return None
+    if status == OK:
+        status = vfs.read(handle, buffer, EPOCH_FILE, 0, &got)
+        vfs.close(handle)
+    if status != OK:
+        raise_status(status)
+    try:
+        _, line, _, _ = bytes(room[:got]).decode("ascii").split("\n")
+        id, epoch = line.split()
+        found = bytes.fromhex(id), int(epoch)
+        if epoch_line(found[0], found[1]) != bytes(room[:got]):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise_status(fail_corrupt(path, 0, b"the archive's file `epoch`", 0, 0))
+    return found
+
+
 cdef class CoreArchive:
     """The archiving of one open database, which was opened with hold_log=True."""
     cdef Engine e
@@ -76,6 +112,7 @@ cdef class CoreArchive:
     cdef Condition wake
     cdef uint64_t seen            # the log's newest segment when archiving was last looked at
     cdef bint nudged
+    cdef object epoch             # as the file says; None where there is none
     cdef readonly uint64_t last         # first LSN of the newest archived segment
     cdef readonly uint64_t end          # all below is archived, as far as it is there
     cdef readonly tuple gap             # (from, to): what was let go of while nobody archived; None
@@ -145,12 +182,17 @@ cdef class CoreArchive:
         cdef int state
         cdef list archived = first_lsns(self.target, self.directory)
         cdef list segments = self.begun()
+        known = epoch_in(self.target, self.directory)
+        if known is not None:
+            if known[0] != <bytes>(<const char*>database_id)[:16]:
+                another_database()
+            self.epoch = known[1]
         if not archived:
             return 0
         self.last = archived[len(archived) - 1]
         state = header_of(self.target, self.directory, self.last, database_id, &h, &size)
         if state == HEADER_FOREIGN:
-            raise_status(fail(E_USAGE, b"the directory archives another database: give each one of its own"))
+            another_database()
         if state == HEADER_NEWER:
             raise_status(fail(E_USAGE, b"the directory was written by a newer version of the format"))
         if state != HEADER_OK:
@@ -166,6 +208,8 @@ cdef class CoreArchive:
             another_history()
         header_of(self.e.vfs, self.e.log_dir, later[0], database_id, &own, &own_size)
         if own.prev_end < self.end or (own.prev_end == self.end and own.prev_crc != self.last_crc()) or len(later) < len(segments):
+            another_history()
+        if own.prev_end > self.end and self.epoch is not None and self.epoch != self.e.fields.epoch:
             another_history()
         if own.prev_end > self.end:
             self.gap = (self.end, later[0])
@@ -238,6 +282,8 @@ cdef class CoreArchive:
         cdef uint64_t first, synced, end
         cdef int i, n
         self.sync_ended()
+        if self.epoch is None or self.e.fields.epoch != self.epoch:
+            self.write_epoch()
         segments = self.begun()
         n = len(segments)
         latch_enter(&self.e.latch)
@@ -276,6 +322,33 @@ cdef class CoreArchive:
             latch_unlock(&e.latch)
         if status != OK:
             raise_status(status)
+        return 0
+
+    cdef int write_epoch(self) except -1:
+        """The file `epoch`, durably."""
+        cdef uint64_t epoch = self.e.fields.epoch
+        cdef bytes path = self.directory + b"/epoch", part = path + b".part"
+        cdef bytes line = epoch_line(<bytes>(<const char*>self.e.store.sb.database_id)[:16], epoch)
+        cdef const char* place = self.directory
+        cdef const char* text = line
+        cdef int handle = -1
+        cdef int status = self.target.open(part, VFS_WRITE | VFS_CREATE, &handle)
+        if status == OK:
+            status = self.target.truncate(handle, 0)
+            if status == OK:
+                status = self.target.write(handle, text, len(line), 0)
+            if status == OK:
+                with nogil:
+                    status = self.target.sync(handle)
+            self.target.close(handle)
+        if status == OK:
+            status = self.target.rename(part, path)
+        if status == OK:
+            with nogil:
+                status = self.target.sync_dir(place)
+        if status != OK:
+            raise_status(status)
+        self.epoch = epoch
         return 0
 
     cdef int copy(self, uint64_t first, uint64_t end) except -1:
@@ -338,9 +411,14 @@ cdef class CoreArchive:
         cdef int64_t micros = <int64_t>(seconds * 1e6) if seconds >= 0 else -1
         with nogil:
             latch_lock(&e.latch)
-            if not self.nudged and (micros >= 0 or e.log.seg_first == self.seen):
+            if not self.nudged and not e.closing and (micros >= 0 or e.log.seg_first == self.seen):
                 condition_wait(&self.wake, &e.latch, micros)
             latch_unlock(&e.latch)
+
+    @property
+    def closing(self):
+        """Whether the database closes, or has been closed."""
+        return self.e.closing
 
     def nudge(self):
         """Who waits comes back."""
@@ -354,6 +432,10 @@ cdef class CoreArchive:
         self.e.at_close = function
         if function is None:
             self.unhook()
+
+
+cdef int another_database() except -1:
+    raise_status(fail(E_USAGE, b"the directory archives another database: give each one of its own"))
 
 
 cdef int another_history() except -1:

@@ -2,7 +2,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
-__all__ = ["BUSY", "CoreArchive", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "Scan", "SlotRow", "add_slot", "build_info", "cut", "drop_slot", "image_of", "keyspace_options",
+__all__ = ["BUSY", "CoreArchive", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "Scan", "SlotRow", "add_slot", "archived_epoch", "build_info", "cut", "drop_slot", "image_of", "keyspace_options",
            "move_slot", "oldest_running", "save_slots", "scan", "segments_in", "slot_rows"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview     # for annotations: it does not exist at run time
@@ -193,6 +193,7 @@ class CoreArchive:
     gap: tuple[int, int] | None                         # (from, to): log that was let go of while nobody archived
     segments: int                                       # copied since the database was opened
     copied: int                                         # bytes
+    closing: bool                                       # the database closes, or has been closed
     def __init__(self, db: CoreDatabase, directory: str) -> None: ...
     def run(self, partial: bool = False) -> None: ...   # copies what has ended; partial: and what is synced of the newest segment
     def wait(self, seconds: float) -> None: ...         # for the end of a segment, or nudge(); negative: for ever
@@ -215,6 +216,7 @@ def scan(directory: bytes, start: int, limit: int, database_id: bytes | None, th
          vfs: Any = None) -> Scan: ...
 # (first LSN, length of the file, prev_end, segment size, incarnation), ascending; the last three 0 where the header is damaged
 def segments_in(directory: bytes, database_id: bytes | None) -> list[tuple[int, int, int, int, int]]: ...
+def archived_epoch(directory: bytes) -> int: ...       # 0 where it is not told
 def image_of(path: str) -> tuple[bytes, int, int]: ...  # (database id, newest commit timestamp, epoch)
 def cut(directory: bytes, first: int, group: int, stop: int, size: int) -> None: ...
 

@@ -427,6 +427,8 @@ cdef class Engine:
                     condition_signal(&t.cond)
                 t = t.writer_next
             condition_broadcast(&self.txns.published)
+            if self.log.switched != NULL:
+                condition_broadcast(self.log.switched)
             while self.busy:
                 condition_wait(&self.changed, &self.latch, 100000)
             latch_unlock(&self.latch)

@@ -16,7 +16,7 @@ from ..log.reader cimport LogReader
 from ..log.record cimport R_COMMIT, Record
 from ..log.segment cimport GROUP_HEADER, HEADER_FOREIGN, HEADER_OK, SegmentHeader, seal_group
 from ..page.store cimport PageStore
-from .archive cimport first_lsns, header_of, segment_file
+from .archive cimport epoch_in, first_lsns, header_of, segment_file
 
 
 cdef class Scan:
@@ -100,6 +100,12 @@ def segments_in(bytes directory not None, bytes database_id):
             raise_status(fail(E_USAGE, b"backup and archive are of different databases"))
         found.append((first, size, h.prev_end, h.segment_size, h.incarnation) if state == HEADER_OK else (first, size, 0, 0, 0))
     return found
+
+
+def archived_epoch(bytes directory not None):
+    """The epoch of the database that archives there; 0 where that is not told."""
+    found = epoch_in(RealVfs(), directory)
+    return 0 if found is None else found[1]
 
 
 def image_of(str path not None):

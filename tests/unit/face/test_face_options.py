@@ -26,6 +26,7 @@ def test_the_defaults_are_those_documented():
         "lock_timeout": 5.0,
         "allow_damaged": False,
         "compaction_rate": 0,
+        "archive": None,
     }
 
 
