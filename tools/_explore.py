@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import _history as h
+from _archive import ArchiveAudit
 from _history import Finding, Window
 from _workload import Driver, Shape, window_of
 from enginelib._native.base.faultvfs import FaultVfs
@@ -66,12 +67,20 @@ class Life:
     """A recorded run: one journal, its driver, the states it went through."""
 
     def __init__(
-        self, seed: int, workload: int, life: int, vfs: FaultVfs, base: Window, shape: Shape, known: dict[int, h.State]
+        self,
+        seed: int,
+        workload: int,
+        life: int,
+        vfs: FaultVfs,
+        base: Window,
+        shape: Shape,
+        known: dict[int, h.State],
+        archive: ArchiveAudit | None,
     ) -> None:
         self.number = life
         self.vfs = vfs
         self.rng = random.Random(f"{seed}/{workload}/{life}")
-        self.driver = Driver(self.rng, shape, vfs, base, dict(known))
+        self.driver = Driver(self.rng, shape, vfs, base, dict(known), archive)
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -115,8 +124,11 @@ class Explorer:
         vfs = FaultVfs()
         base = Window([{}], 0, 0)
         known: dict[int, h.State] = {}
+        archive: ArchiveAudit | None = None
+        unlogged = False
         for number in range(LIVES):
-            life = Life(self.seed, workload, number, vfs, base, shape, known)
+            life = Life(self.seed, workload, number, vfs, base, shape, known, archive)
+            life.driver.audit.unlogged = unlogged
             life.run()
             yield life
             if life.error is not None:
@@ -135,6 +147,8 @@ class Explorer:
             base = Window(window.states, found, found, min(low, found))
             vfs = vfs.crash_image(cut, seed, mode)
             known = life.driver.audit.known
+            unlogged = life.driver.audit.unlogged
+            archive = life.driver.archive
 
     def found(self, image: FaultVfs, window: Window, shape: Shape) -> int:
         """Which of the states the image holds."""
@@ -223,6 +237,8 @@ class Explorer:
             h.check_verify(db)
             life.driver.audit.check(db, content)
             then(db, found)
+            if life.driver.archive is not None:
+                life.driver.archive.check(db, image, Window(window.states, 0, found), life.driver.audit.unlogged)
         finally:
             db.abandon()
         return found

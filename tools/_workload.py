@@ -8,10 +8,11 @@ of snapshots and locks, only which operations succeeded.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import _history as h
+from _archive import ArchiveAudit
 from _audit import Audit
 from _history import LAZY, OS, SYNC, Epoch, Finding, State, Window
 from enginelib._native.base.faultvfs import FaultVfs
@@ -33,6 +34,7 @@ class Shape:
     bulk: int
     lsm: float
     audit: bool
+    archive: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -51,7 +53,11 @@ class Shape:
         }
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
-        return cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6)
+        shape = cls(options, steps, rng.choice((6, 30, 200)), largest, 120 if kind == "fat" else 6, rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6)
+        if rng.random() < 0.4:
+            shape = replace(shape, archive=True)
+            options["hold_log"] = True
+        return shape
 
 
 @dataclass
@@ -70,9 +76,16 @@ class Driver:
     """Does the work, and keeps the epochs."""
 
     def __init__(
-        self, rng: random.Random, shape: Shape, vfs: FaultVfs, base: Window, known: dict[int, State] | None = None
+        self,
+        rng: random.Random,
+        shape: Shape,
+        vfs: FaultVfs,
+        base: Window,
+        known: dict[int, State] | None = None,
+        archive: ArchiveAudit | None = None,
     ) -> None:
         self.rng = rng
+        self.archive = ArchiveAudit(archive) if shape.archive else None
         self.audit = Audit(known)
         self.shape = shape
         self.vfs = vfs
@@ -99,6 +112,8 @@ class Driver:
         self.data = {id: found[name] for name, id in self.names.items()}
         self.open = []
         self.readers = []
+        if self.archive is not None:
+            self.archive.begin(self.db, self.vfs, self.base)
         if self.shape.audit:
             self.audit.check(self.db, self.state())
             self.audit.begin(self.db, self.state())
@@ -169,9 +184,12 @@ class Driver:
         """Checkpoints and the like."""
         assert self.db is not None
         kinds = ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync", "seal", "flush", "compact", "settle")
-        lsm = 3 if self.shape.lsm else 0
-        (what,) = self.rng.choices((*kinds, "ingest"), (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm, lsm))
+        lsm, archive = 3 if self.shape.lsm else 0, 5 if self.archive is not None else 0
+        (what,) = self.rng.choices((*kinds, "ingest", "archive"), (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm, lsm, archive))
         self.note(what)
+        if what == "archive" and self.archive is not None:
+            self.archive.step(self.rng)
+            return
         if what == "ingest":
             self.ingest()
             return
