@@ -103,6 +103,8 @@ class Database(CoreDatabase):
         """
         self.options = Options.of(options)
         place = _place(path)
+        if place != MEMORY and self.options.archive is not None:
+            _outside("archive", str(self.options.archive), place)
         if place != MEMORY and vfs is None:
             _warn_of_network(place)
         with _timed("open", place):
@@ -457,8 +459,7 @@ class Database(CoreDatabase):
             ReadOnlyError: the database was opened read-only.
         """
         target = _place(path)
-        if os.path.commonpath((os.path.realpath(target), os.path.realpath(self.path))) == os.path.realpath(self.path):
-            raise ValueError(f"The backup {target} would lie inside the database {self.path}; choose another place.")
+        _outside("backup", target, self.path)
         with _timed("backup", self.path):
             return super().backup(target)
 
@@ -563,6 +564,13 @@ def _place(path: str | os.PathLike[str]) -> str:
     if not text:
         raise ValueError("The path is empty; give the directory of the database, or ':memory:'.")
     return text if text == MEMORY else os.path.abspath(text)
+
+
+def _outside(what: str, target: str, place: str) -> None:
+    """Raises where a directory would lie inside a database's."""
+    inside = os.path.realpath(place)
+    if os.path.commonpath((os.path.realpath(target), inside)) == inside:
+        raise ValueError(f"The {what} {target} would lie inside the database {place}; choose another place.")
 
 
 def _warn_of_network(place: str) -> None:

@@ -43,7 +43,7 @@ class Restored:
         epoch: of its new timeline, above the backup's.
         lsn: behind the newest commit that it holds, in the original's log.
         sequence: commit timestamp of that.
-        time: of that, in seconds since 1970; None where neither backup nor archive tells.
+        time: of that, in seconds since 1970; None where there is none, or neither backup nor archive tells.
     """
 
     path: str
@@ -159,7 +159,7 @@ def restore(
         epoch = _recover(base, archived, made, archived_epoch(os.fsencode(archive)))
         os.rename(made, destination)
         _sync(os.path.dirname(destination))
-    shown = None if stop.micros is None else stop.micros / 1e6
+    shown = stop.micros / 1e6 if stop.micros else None
     return Restored(destination, base.database_id.hex(), epoch, stop.shown, stop.commit, shown)
 
 

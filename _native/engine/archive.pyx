@@ -199,14 +199,14 @@ cdef class CoreArchive:
             raise_status(fail_corrupt(segment_file(self.directory, self.last), 0, b"header of an archived segment", self.last, 0))
         self.end = self.last + <uint64_t>size
         if self.last in segments:
-            header_of(self.e.vfs, self.e.log_dir, self.last, database_id, &own, &own_size)
             if not self.same_bytes():
                 another_history()
             return 0
         later = [first for first in segments if first > self.last]
         if not later:
             another_history()
-        header_of(self.e.vfs, self.e.log_dir, later[0], database_id, &own, &own_size)
+        if header_of(self.e.vfs, self.e.log_dir, later[0], database_id, &own, &own_size) != HEADER_OK:
+            raise_status(fail_corrupt(segment_file(self.e.log_dir, later[0]), 0, b"log segment header", later[0], 0))
         if own.prev_end < self.end or (own.prev_end == self.end and own.prev_crc != self.last_crc()) or len(later) < len(segments):
             another_history()
         if own.prev_end > self.end and self.epoch is not None and self.epoch != self.e.fields.epoch:

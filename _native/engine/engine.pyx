@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 import os
+from threading import RLock
 from ..base.coding cimport get32
 from ..base.latch cimport (latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
                            condition_broadcast, condition_signal, monotonic_micros)
@@ -85,6 +86,7 @@ cdef class Engine:
         self.flush_work.stop = &self.never
         self.compact_work.stop = &self.stopping
         self.log_pins = {}
+        self.pin_lock = RLock()              # a finaliser may come in between, and gives a pin back
         self.predicates = {}
         self.slots, self.saved_slots, self.slot_names = {}, {}, []
         self.covers = {}
@@ -466,9 +468,11 @@ cdef class Engine:
                 latch_unlock(&self.latch)
                 if status == OK and not self.log.failed:
                     self.log.trim()
-            if self.at_close is not None and not self.log.failed:
+        try:
+            if checkpoint and self.at_close is not None and not self.log.failed:
                 self.at_close()
-        self.release_files()
+        finally:
+            self.release_files()
         if status != OK:
             raise_status(status)
 
@@ -665,6 +669,11 @@ cdef class Engine:
         self.refresh_pin()
 
     cdef object refresh_pin(self):
+        """One thread at a time: what it has summed up must not come after what another has since."""
+        with self.pin_lock:
+            self.hand_over_pins()
+
+    cdef object hand_over_pins(self):
         cdef uint64_t lowest = min(self.log_pins.values(), default=<uint64_t>-1)
         cdef list names = list(self.saved_slots)[:MOST_SLOTS]
         cdef SlotPin pins[64]

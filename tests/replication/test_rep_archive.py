@@ -1,6 +1,7 @@
 """The archive: what ends in the log is copied before it goes, whole, once, in order; a follower may live on it."""
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -279,6 +280,27 @@ def test_the_option(path, archive, tmp_path):
         db.archive_now()
     with pytest.raises(enginelib.DatabaseClosed):
         db.archive_now()
+    with pytest.raises(ValueError, match="inside the database"):
+        enginelib.open(path, archive=path / "archive")
+
+
+def test_a_database_that_is_dropped_without_closing_is_collected_and_archived(path, archive):
+    db = enginelib.open(path, archive=archive, **SMALL)
+    db.keyspace("space")[b"a"] = b"1"
+    last = db.stats()["transactions"]["last_ts"]
+    with pytest.warns(ResourceWarning):
+        del db
+        gc.collect()
+    assert whole(archive).commit_ts == last
+    assert not [t for t in threading.enumerate() if t.name == "enginelib-archive"]
+
+
+def test_an_abandoned_database_leaves_no_thread(path, archive):
+    db = enginelib.open(path, archive=archive, **SMALL)
+    thread = db._archiver._thread
+    db.abandon()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 # ---- followers
