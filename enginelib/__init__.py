@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import typing
+
 try:
     from enginelib._native.engine.door import build_info
 except ModuleNotFoundError as missing:
@@ -59,6 +61,9 @@ from enginelib.report import VerifyReport
 from enginelib.retry import transactional
 from enginelib.transaction import Savepoint, Transaction, View
 
+if typing.TYPE_CHECKING:
+    from enginelib.rebuild import Restored, restore
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -87,6 +92,7 @@ __all__ = [
     "OutcomeUnknown",
     "Prepared",
     "ReadOnlyError",
+    "Restored",
     "Savepoint",
     "SerializationFailure",
     "SnapshotTooOld",
@@ -104,6 +110,16 @@ __all__ = [
     "build_info",
     "from_counter",
     "open",
+    "restore",
     "to_counter",
     "transactional",
 ]
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in ("Restored", "restore"):  # seldom wanted, and not quick to import
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from enginelib import rebuild
+
+    globals()[name] = getattr(rebuild, name)
+    return globals()[name]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack,
 
 from enginelib import prepared
 from enginelib._native.engine.door import CoreDatabase, save_slots
-from enginelib.errors import Error
+from enginelib.archive import Archiver
+from enginelib.errors import Error, UsageError
 from enginelib.keyspace import Keyspace
 from enginelib.locks import Lock, Wait, locks_of
 from enginelib.mounts import network_file_system
@@ -83,6 +84,7 @@ class Database(CoreDatabase):
 
     options: Options
     _owner = 0
+    _archiver: Archiver | None = None
 
     if TYPE_CHECKING:
         recovery: dict[str, Any]
@@ -106,12 +108,20 @@ class Database(CoreDatabase):
         """
         self.options = Options.of(options)
         place = _place(path)
+        if place != MEMORY and self.options.archive is not None:
+            _outside("archive", str(self.options.archive), place)
         if place != MEMORY and vfs is None:
             _warn_of_network(place)
         with _timed("open", place):
             super().__init__(place, vfs=vfs, background=background, **self.options.for_core())
         self._owner = os.getpid()
         self._executor = Executor(self)
+        if self.options.archive is not None:
+            try:
+                self._archiver = Archiver(self, str(self.options.archive))
+            except BaseException:
+                super().close()
+                raise
         self.slots_in_use: set[str] = set()
         self.outcomes_keyspace: Any = None
         self.warned_of: set[str] = set()
@@ -527,10 +537,32 @@ class Database(CoreDatabase):
             ReadOnlyError: the database was opened read-only.
         """
         target = _place(path)
-        if os.path.commonpath((os.path.realpath(target), os.path.realpath(self.path))) == os.path.realpath(self.path):
-            raise ValueError(f"The backup {target} would lie inside the database {self.path}; choose another place.")
+        _outside("backup", target, self.path)
         with _timed("backup", self.path):
             return super().backup(target)
+
+    def archive_now(self) -> int:
+        """Archives everything that has been committed so far, in the directory that `archive` named.
+
+        Returns:
+            The LSN up to which the log is archived.
+
+        Raises:
+            UsageError: the database was opened without `archive`.
+            StorageError: the archive cannot be written; it is tried again by and by.
+        """
+        self.alive()
+        if self._archiver is None:
+            raise UsageError("There is no archive: name a directory, enginelib.open(path, archive=directory).")
+        self.sync()
+        return self._archiver.now()
+
+    def stats(self) -> dict[str, Any]:
+        """Returns figures as a nested dict of plain values; ``"archive"`` is among them where there is one."""
+        figures = super().stats()
+        if self._archiver is not None:
+            figures["archive"] = self._archiver.stats(figures["log"]["synced_lsn"])
+        return figures
 
     def verify(self, progress: Callable[[str], None] | None = None) -> VerifyReport:  # type: ignore[override]
         """Checks everything that can be checked: every page, its sums and order, the log, and how they agree.
@@ -565,6 +597,8 @@ class Database(CoreDatabase):
         with _timed("close", self.path):
             with suppress(Error):  # then a slot stands further back
                 save_slots(self.engine)
+            if self._archiver is not None:
+                self._archiver.stop()
             super().close()
         _open_databases.discard(self)
 
@@ -608,6 +642,13 @@ def _place(path: str | os.PathLike[str]) -> str:
     if not text:
         raise ValueError("The path is empty; give the directory of the database, or ':memory:'.")
     return text if text == MEMORY else os.path.abspath(text)
+
+
+def _outside(what: str, target: str, place: str) -> None:
+    """Raises where a directory would lie inside a database's."""
+    inside = os.path.realpath(place)
+    if os.path.commonpath((os.path.realpath(target), inside)) == inside:
+        raise ValueError(f"The {what} {target} would lie inside the database {place}; choose another place.")
 
 
 def _warn_of_network(place: str) -> None:

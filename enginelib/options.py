@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
         compaction_rate: int
         max_prepared: int
         prepared_warning: float
+        archive: str | os.PathLike[str] | None
 
     class BeginValues(TypedDict, total=False):
         """The keyword arguments of `Database.transaction`."""
@@ -185,6 +187,8 @@ class Options:
         max_prepared: how many transactions may be prepared at a time; see `Transaction.prepare`.
         prepared_warning: seconds after which a transaction that is still prepared is warned of in the log of
             the program.
+        archive: directory to which every log segment is copied before it goes, for `enginelib.restore`; None for no
+            archive.
 
     Raises:
         TypeError: an option is of the wrong type.
@@ -207,6 +211,7 @@ class Options:
     compaction_rate: int = 0
     max_prepared: int = 100
     prepared_warning: float = 3600.0
+    archive: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "durability", Durability.of(self.durability))
@@ -234,6 +239,10 @@ class Options:
         _bounded("transaction_budget", self.transaction_budget, 64 * KIB, 1 << 46)
         object.__setattr__(self, "lazy_interval", seconds("lazy_interval", self.lazy_interval, smallest=0.001))
         object.__setattr__(self, "lock_timeout", seconds("lock_timeout", self.lock_timeout))
+        if self.archive is not None:
+            object.__setattr__(self, "archive", _directory("archive", self.archive))
+            if self.read_only:
+                raise ValueError("archive= belongs to a database that writes; leave it out with read_only=True.")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Options:
@@ -257,10 +266,11 @@ class Options:
         return {**asdict(self), "durability": self.durability.value}
 
     def for_core(self) -> dict[str, Any]:
-        """Returns the options that the core takes: durability as a number."""
+        """Returns the options that the core takes: durability as a number, of the archive whether there is one."""
         values = {**asdict(self), "durability": self.durability.level}
         for name in ABOVE_THE_CORE:
             del values[name]
+        values["hold_log"] = values.pop("archive") is not None
         return values
 
 
@@ -284,6 +294,17 @@ def seconds(name: str, value: object, smallest: float = 0.0) -> float:
     if not math.isfinite(value) or not smallest <= value <= LONGEST_WAIT:
         raise ValueError(f"{name}={value} is outside {smallest:g} to {LONGEST_WAIT:g} seconds; give one within them.")
     return float(value)
+
+
+def _directory(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be the path of a directory, not {type(value).__name__}.")
+    place = os.fspath(value)
+    if not isinstance(place, str):
+        raise TypeError(f"{name} must be a path as str, not {type(place).__name__}; decode it by os.fsdecode().")
+    if not place:
+        raise ValueError(f"{name} is an empty path; name a directory.")
+    return os.path.abspath(place)
 
 
 def _boolean(name: str, value: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import _doubts
 import _history as h
+from _archive import ArchiveAudit
 from _history import Finding, Window
 from _workload import Driver, Shape, window_of
 from enginelib._native.base.faultvfs import FaultVfs
@@ -77,11 +78,12 @@ class Life:
         known: dict[int, h.State],
         doubts: list[_doubts.Doubt | _doubts.Frozen],
         unlogged: bool,
+        archive: ArchiveAudit | None,
     ) -> None:
         self.number = life
         self.vfs = vfs
         self.rng = random.Random(f"{seed}/{workload}/{life}")
-        self.driver = Driver(self.rng, shape, vfs, base, dict(known), doubts)
+        self.driver = Driver(self.rng, shape, vfs, base, dict(known), doubts, archive)
         self.driver.audit.unlogged = unlogged
         self.error: BaseException | None = None
 
@@ -127,9 +129,10 @@ class Explorer:
         base = Window([{}], 0, 0)
         known: dict[int, h.State] = {}
         doubts: list[_doubts.Doubt | _doubts.Frozen] = []
+        archive: ArchiveAudit | None = None
         unlogged = False
         for number in range(LIVES):
-            life = Life(self.seed, workload, number, vfs, base, shape, known, doubts, unlogged)
+            life = Life(self.seed, workload, number, vfs, base, shape, known, doubts, unlogged, archive)
             life.run()
             yield life
             if life.error is not None:
@@ -150,6 +153,7 @@ class Explorer:
             known = life.driver.audit.known
             unlogged = life.driver.audit.unlogged
             doubts = _doubts.frozen(life.driver.ledgers, cut)
+            archive = life.driver.archive
 
     def found(self, image: FaultVfs, window: Window, shape: Shape) -> int:
         """Which of the states the image holds."""
@@ -241,6 +245,8 @@ class Explorer:
             doubts = _doubts.ledger_at(life.driver.ledgers, cut).at(cut)
             _doubts.check(db, doubts, cut, window.states, found)
             then(db, found)
+            if life.driver.archive is not None:
+                life.driver.archive.check(db, image, Window(window.states, 0, found), life.driver.audit.unlogged)
         finally:
             db.abandon()
         return found

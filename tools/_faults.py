@@ -190,6 +190,7 @@ class Faults:
         rng = random.Random(f"{self.seed}/faults/{workload}/shape")
         shape = Shape.draw(rng)
         options = dict(shape.options, segment_size=rng.choice((16384, 32768)), log_buffer=512)
+        options.pop("hold_log", None)
         fat = rng.random() < 0.25
         return Shape(options, rng.randrange(25, 70), 60 if fat else 12, 5000, 150 if fat else 6, shape.lsm, False, before=shape.before)
 

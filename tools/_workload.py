@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import _history as h
+from _archive import ArchiveAudit
 from _audit import Audit
 from _doubts import Doubt, Frozen, Ledger, apply
 from _doubts import check as check_doubts
@@ -37,6 +38,7 @@ class Shape:
     audit: bool
     doubts: bool = False
     before: bool = False
+    archive: bool = False
 
     @classmethod
     def draw(cls, rng: random.Random) -> Shape:
@@ -56,7 +58,10 @@ class Shape:
         largest = {"small": 5000 if segment == 16384 else 20000, "fat": 6000, "huge": 700_000}[kind]
         steps = {"small": rng.randrange(30, 220), "fat": rng.randrange(60, 160), "huge": 25}[kind]
         keys, lsm, audit = rng.choice((6, 30, 200)), rng.choice((0, 0.5, 0.5, 1)), rng.random() < 0.6
-        return cls(options, steps, keys, largest, 120 if kind == "fat" else 6, lsm, audit, steps % 3 > 0, rng.random() < 0.35)
+        before, archive = rng.random() < 0.35, rng.random() < 0.4
+        if archive:
+            options["hold_log"] = True
+        return cls(options, steps, keys, largest, 120 if kind == "fat" else 6, lsm, audit, steps % 3 > 0, before, archive)
 
 
 @dataclass
@@ -82,8 +87,10 @@ class Driver:
         base: Window,
         known: dict[int, State] | None = None,
         doubts: list[Doubt | Frozen] | None = None,
+        archive: ArchiveAudit | None = None,
     ) -> None:
         self.rng = rng
+        self.archive = ArchiveAudit(archive) if shape.archive else None
         self.audit = Audit(known, shape.before)
         self.ledgers: list[Ledger] = []
         self.doubts = doubts or []
@@ -117,6 +124,8 @@ class Driver:
         self.data = {id: found[name] for name, id in self.names.items()}
         self.open = []
         self.readers = []
+        if self.archive is not None:
+            self.archive.begin(self.db, self.vfs, self.base)
         if self.shape.audit:
             self.audit.check(self.db, self.state())
             self.audit.begin(self.db, self.state())
@@ -190,9 +199,12 @@ class Driver:
         """Checkpoints and the like."""
         assert self.db is not None
         kinds = ("checkpoint", "step checkpoint", "lazy", "prepare", "gc", "sync", "seal", "flush", "compact", "settle")
-        lsm = 3 if self.shape.lsm else 0
-        (what,) = self.rng.choices((*kinds, "ingest"), (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm, lsm))
+        lsm, archive = 3 if self.shape.lsm else 0, 5 if self.archive is not None else 0
+        (what,) = self.rng.choices((*kinds, "ingest", "archive"), (3, 4, 2, 2, 3, 1, lsm, lsm, lsm, lsm, lsm, archive))
         self.note(what)
+        if what == "archive" and self.archive is not None:
+            self.archive.step(self.rng)
+            return
         if what == "ingest":
             self.ingest()
             return

@@ -13,13 +13,15 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ..base.coding cimport get32
 from ..base.latch cimport condition_wait, latch_enter, latch_lock, latch_unlock
-from ..base.status cimport ABSENT, E_CLOSED, OK, fail, raise_status
+from ..base.status cimport ABSENT, E_CLOSED, OK, fail, fail_corrupt, raise_status
 from ..log.reader cimport LogReader
 from ..log.record cimport (IMAGE_ABSENT, IMAGE_LARGE, IMAGE_PIECE, IMAGE_VALUE, R_ABORT, R_BEFORE, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
                            TAG_NAMED, TAG_ORIGIN, Record)
+from ..log.segment cimport HEADER_OK, SegmentHeader
 from ..log.writer cimport SYNC
 from ..txn.transaction cimport CATALOG, IMAGES_FULL, IMAGES_KEY, IMAGES_NONE, row_valid
 from ..txn.versions cimport Txn
+from .archive cimport first_lsns, header_of, segment_file
 from .engine cimport Engine
 from .handles cimport CoreDatabase
 from .lsmtree import IMAGES_NAMES
@@ -134,6 +136,7 @@ cdef class Gathered:
     cdef uint64_t bytes
     cdef bint early               # it began before the log that is read: some of it is not known
     cdef bint far                 # its changes are not gathered
+    cdef bint broken              # a large value of it is not whole
     cdef bint catalog
     cdef list operations
     cdef list undone              # (to, at): what lies above `to` and was logged before `at` is taken back
@@ -149,7 +152,7 @@ cdef class Gathered:
 
 
 cdef class ChangeReader:
-    """Decodes the log of an open database."""
+    """Decodes the log of an open database; or what is archived of its log, behind the end of a copy that is open for reading."""
     cdef CoreDatabase db
     cdef Engine e
     cdef LogReader log
@@ -164,15 +167,18 @@ cdef class ChangeReader:
     cdef uint64_t budget
     cdef uint64_t oldest
     cdef bint limited
+    cdef bytes place              # the directory of the segments
+    cdef bint archived
     cdef bytes database_id
     cdef int images               # an Images: the before-images that are wanted
     cdef object failure           # what the stream has ended by
     cdef public bint cancelled    # who waits for more stops at that
     cdef readonly uint64_t position    # all that commits below it has been delivered
 
-    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete, str images not None="none"):
+    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete, str images not None="none", bytes archive=None):
         """since: an LSN, None for what the log has from its beginning; restart: where to begin to read, None where that is not known; complete: see there;
-        images: the before-images that operations must have."""
+        images: the before-images that operations must have; archive: the directory of archived log: what commits there behind the end of this database, which was
+        opened read-only, as a copy."""
         cdef Engine e = db.engine
         cdef uint64_t begin
         db.alive()
@@ -187,7 +193,13 @@ cdef class ChangeReader:
         self.names = {}
         self.log = LogReader()
         self.token = e.pin_log(0)
+        self.place = e.log_dir
         try:
+            if archive is not None:
+                self.place = archive
+                self.archived = True
+                self.begin_behind()
+                return
             segments = [int(name[:16], 16) for name in e.segments() if name.endswith(b".wal") and not name.startswith(b"spare")]
             self.oldest = min(segments, default=0)
             begin = e.log.synced_lsn
@@ -211,21 +223,86 @@ cdef class ChangeReader:
     cdef int begin(self, LogReader log, uint64_t lsn) except -1:
         """Opens the log at the segment that holds `lsn`, so that what it opens with is read too."""
         cdef Engine e = self.e
-        cdef bytes log_dir = e.log_dir
         cdef uint64_t first = 0
         cdef int status
-        for name in e.segments():
-            if name.endswith(b".wal") and not name.startswith(b"spare") and first <= int(name[:16], 16) <= lsn:
-                first = int(name[:16], 16)
-        status = log.open(e.vfs, log_dir, first, e.segment_size, e.store.sb.database_id)
+        for each in first_lsns(e.vfs, self.place):
+            if each <= lsn:
+                first = each
+        log.trimmed = self.archived
+        status = log.open(e.vfs, self.place, first, e.segment_size, e.store.sb.database_id)
         if status != OK and status != ABSENT:
             raise_status(status)
         self.limited = not e.read_only
+        if self.archived:
+            log.limit_lsn = self.archive_end(first)
         if self.limited:
             latch_enter(&e.latch)
             log.limit_lsn = e.log.synced_lsn
             latch_unlock(&e.latch)
         return 0
+
+    cdef int begin_behind(self) except -1:
+        """Begins in the archive, so far back that all transactions which were in flight at the end of the copy are seen whole, if it goes back so far."""
+        cdef Record r
+        cdef LogReader log
+        cdef uint64_t running
+        cdef int i, status = OK
+        cdef list firsts = [each for each in first_lsns(self.e.vfs, self.place) if each < self.e.recovery["end_lsn"]]
+        self.since = self.position = self.e.recovery["end_lsn"]
+        if not firsts:
+            gone(f"the copy ends at LSN {self.since}, and the archive begins behind it, or not at all")
+        with self.db.core_transaction_plain() as txn:
+            for name, id, _ in txn.catalog_rows():
+                self.names[id] = name
+        for i in range(len(firsts) - 1, -1, -1):
+            self.oldest = firsts[i]
+            if self.e.recovery["rolled_back"] == 0:
+                break
+            log = LogReader()
+            self.begin(log, self.oldest)
+            running, inside = 0, set()
+            try:
+                while True:
+                    status = log.next(&r)
+                    if status != OK or r.lsn >= self.since:
+                        break
+                    if r.type == R_RUNNING and running == 0:
+                        running = r.a
+                    elif r.type == R_COMMIT or r.type == R_ABORT:
+                        inside.discard(r.txn)
+                    elif r.txn:
+                        inside.add(r.txn)
+            finally:
+                log.close()
+            if status != OK and status != ABSENT:
+                raise_status(status)
+            if len(inside) >= self.e.recovery["rolled_back"] and min(inside) >= running:
+                break
+        self.begin(self.log, self.oldest)
+        if self.log.limit_lsn < self.since:
+            gone(f"the copy ends at LSN {self.since}, and the archive before that, at LSN {self.log.limit_lsn}")
+        return 0
+
+    cdef uint64_t archive_end(self, uint64_t first) except? 0:
+        """Where the archive ends, without a gap, from segment `first` on."""
+        cdef Engine e = self.e
+        cdef SegmentHeader h
+        cdef int64_t size = 0
+        cdef uint64_t end = 0
+        for each in first_lsns(e.vfs, self.place):
+            if each < first:
+                continue
+            if header_of(e.vfs, self.place, each, e.store.sb.database_id, &h, &size) != HEADER_OK:
+                raise_status(fail_corrupt(segment_file(self.place, each), 0, b"header of an archived segment", each, 0))
+            if end and h.prev_end != end:
+                # A longer copy may have taken the place of the one before meanwhile: then the next look finds it so.
+                header_of(e.vfs, self.place, first, e.store.sb.database_id, &h, &size)
+                if first + <uint64_t>size == end:
+                    gone(f"the archive has a gap behind LSN {end}")
+                return end
+            first = each
+            end = first + <uint64_t>size
+        return end
 
     cdef uint64_t sync(self) except? 0:
         """What is committed becomes part of what can be read; where that ends."""
@@ -339,11 +416,16 @@ cdef class ChangeReader:
                 continue
             if status != ABSENT:
                 raise_status(status)
-            if not self.limited:
+            if self.archived:
+                limit = self.archive_end(self.log.current_first())
+                if limit <= self.log.end_lsn:
+                    return None
+            elif not self.limited:
                 return None
-            latch_enter(&e.latch)
-            limit = e.log.synced_lsn
-            latch_unlock(&e.latch)
+            else:
+                latch_enter(&e.latch)
+                limit = e.log.synced_lsn
+                latch_unlock(&e.latch)
             if limit <= self.log.end_lsn:
                 return None
             with nogil:
@@ -432,6 +514,8 @@ cdef class ChangeReader:
         if g.loads and (g.puts is None or g.loads - g.puts):
             names = ", ".join(repr(self.names.get(id, id)) for id in g.loads - (g.puts or set()))
             gone(f"{names} was loaded without the log, by ingest(logged=False), in the transaction that ends at LSN {lsn}")
+        if g.broken:
+            gone(f"a large value of transaction {g.txn} is not whole in the log that is there")
         if g.catalog:
             self.catalogued(g)
         if g.far:
@@ -639,6 +723,9 @@ cdef Operation read_operation(ChangeReader reader, Gathered g, Record* r, str na
     if r.type == R_DELETE_RANGE:
         return made(name, "delete_range", key, None if r.a else PyBytes_FromStringAndSize(r.value, r.vlen), r.lsn, r.keyspace)
     value = g.blobs.pop(r.a, None) if g.blobs is not None else None
+    if g.early and (value is None or len(value) != r.b):
+        g.broken = True                               # of no account where the transaction is passed over
+        return made(name, "put", key, b"", r.lsn, r.keyspace)
     if value is None or len(value) != r.b:
         gone(f"a large value of transaction {g.txn} is not whole in the log that is there")
     return made(name, "put", key, bytes(value), r.lsn, r.keyspace)
@@ -702,7 +789,6 @@ cdef class Far:
         cdef LogReader log = LogReader()
         cdef Gathered g = Gathered()
         cdef Record r
-        cdef bytes log_dir = e.log_dir
         cdef Operation held = None           # until it is known what it had before
         cdef str name
         cdef int status
@@ -713,7 +799,8 @@ cdef class Far:
         yield from self.catalog
         token = e.pin_log(self.first_lsn)
         try:
-            status = log.open(e.vfs, log_dir, self.first_lsn, e.segment_size, e.store.sb.database_id)
+            log.trimmed = self.reader.archived
+            status = log.open(e.vfs, self.reader.place, self.first_lsn, e.segment_size, e.store.sb.database_id)
             if status != OK:
                 raise_status(status)
             log.limit_lsn = self.reader.log.end_lsn

@@ -2,8 +2,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
-__all__ = ["BUSY", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "SlotRow", "add_slot", "build_info", "drop_slot", "keyspace_options", "move_slot",
-           "oldest_running", "save_slots", "slot_rows"]
+__all__ = ["BUSY", "CoreArchive", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "Scan", "SlotRow", "add_slot", "archived_epoch", "build_info", "cut", "drop_slot", "image_of", "keyspace_options",
+           "move_slot", "oldest_running", "save_slots", "scan", "segments_in", "slot_rows"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview     # for annotations: it does not exist at run time
 
@@ -190,13 +190,47 @@ class ChangeReader:
     position: int                                       # all that commits below it has been delivered
     floor: int                                          # the LSN below which this reader needs no log
     def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool,
-                 images: str = "none") -> None: ...
+                 images: str = "none", archive: bytes | None = None) -> None: ...
     cancelled: bool                                     # who waits for more stops at that
     def next_change(self) -> Change | None: ...         # None where the synced log ends; its calls as the log has them
     def next_changes(self, most: int, operations: int) -> list[Change]: ...
     def wait(self, seconds: float) -> bool: ...         # whether there may be more; what is committed and not synced yet is synced
     def let_go(self, lsn: int | None = None) -> None: ...
     def close(self) -> None: ...
+
+class CoreArchive:
+    """The archiving of an open database: see ``archive.pyx``. One thread at a time, `wait` and `nudge` excepted."""
+    last: int                                           # first LSN of the newest archived segment
+    end: int                                            # all below is archived, as far as it is there
+    gap: tuple[int, int] | None                         # (from, to): log that was let go of while nobody archived
+    segments: int                                       # copied since the database was opened
+    copied: int                                         # bytes
+    closing: bool                                       # the database closes, or has been closed
+    def __init__(self, db: CoreDatabase, directory: str) -> None: ...
+    def run(self, partial: bool = False) -> None: ...   # copies what has ended; partial: and what is synced of the newest segment
+    def wait(self, seconds: float) -> None: ...         # for the end of a segment, or nudge(); negative: for ever
+    def nudge(self) -> None: ...
+    def at_close(self, function: Callable[[], None] | None) -> None: ...
+
+class Scan:
+    """What `scan` has met: see ``restore.pyx``."""
+    commit_ts: int
+    micros: int
+    lsn: int
+    group: int
+    beyond: bool
+    end: int
+    crc: int
+    found: bool
+    through_crc: int
+
+def scan(directory: bytes, start: int, limit: int, database_id: bytes | None, through: int, most_ts: int, most_micros: int, most_lsn: int,
+         vfs: Any = None) -> Scan: ...
+# (first LSN, length of the file, prev_end, segment size, incarnation), ascending; the last three 0 where the header is damaged
+def segments_in(directory: bytes, database_id: bytes | None) -> list[tuple[int, int, int, int, int]]: ...
+def archived_epoch(directory: bytes) -> int: ...       # 0 where it is not told
+def image_of(path: str) -> tuple[bytes, int, int]: ...  # (database id, newest commit timestamp, epoch)
+def cut(directory: bytes, first: int, group: int, stop: int, size: int) -> None: ...
 
 class SlotRow:
     """One slot. LSNs and bytes; created: seconds since 1970."""

@@ -42,6 +42,9 @@ cdef class Engine:
     cdef public dict saved_slots        # as the file has them
     cdef public list slot_names         # of checkpoint_state.slots
     cdef dict log_pins                  # token -> LSN from which the log must stay
+    cdef object pin_lock
+    cdef object held                    # the token of an archive's pin, or None
+    cdef object at_close                # called, if any, when nothing can be written any more, and the files are still open: the archive's last step
     # own synchronisation
     cdef Latch latch
     # under the latch
@@ -78,6 +81,7 @@ cdef class Engine:
     cdef object create_files(self, uint32_t page_size)
     cdef object start_log(self, Recovered* r)
     cdef object refresh_pin(self)
+    cdef object hand_over_pins(self)
     cdef int admit(self) noexcept nogil                      # latch: as enter, or E_CLOSED once the database is closing
     cdef void enter(self) noexcept nogil                     # latch: an operation that may let it go begins
     cdef void leave(self) noexcept nogil                     # latch

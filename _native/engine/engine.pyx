@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 import os
+from threading import RLock
 from ..base.coding cimport get32
 from ..base.latch cimport (latch_init, latch_destroy, latch_enter, latch_lock, latch_unlock, condition_init, condition_destroy, condition_wait,
                            condition_broadcast, condition_signal, monotonic_micros)
@@ -85,6 +86,7 @@ cdef class Engine:
         self.flush_work.stop = &self.never
         self.compact_work.stop = &self.stopping
         self.log_pins = {}
+        self.pin_lock = RLock()              # a finaliser may come in between, and gives a pin back
         self.predicates = {}
         self.slots, self.saved_slots, self.slot_names = {}, {}, []
         self.covers = {}
@@ -99,8 +101,9 @@ cdef class Engine:
     def open(self, str path, *, uint32_t page_size, uint64_t cache_size, uint64_t segment_size, uint64_t log_buffer, uint64_t checkpoint_bytes,
              uint64_t version_budget, uint64_t transaction_budget, int durability, double lazy_interval, double lock_timeout, bint read_only=False,
              bint create=True, bint background=True, bint allow_damaged=False,
-             uint64_t compaction_rate=0, Vfs vfs=None):
-        """Opens the database directory `path` (or ":memory:"); see CoreDatabase for the options."""
+             uint64_t compaction_rate=0, Vfs vfs=None, bint hold_log=False, tuple restored=None):
+        """Opens the database directory `path` (or ":memory:"); see CoreDatabase for the options. hold_log: the log stays (`held`), for an archive; restored: what a
+        restore has found (see restore.pyx): LSN from which on tables are not this copy's, LSN above all those ever seen, highest incarnation."""
         cdef int kind = 0, status
         cdef Recovered r
         cdef bint fresh = False
@@ -172,7 +175,12 @@ cdef class Engine:
             from .catalog import load_images
             from .slots import load_slots
             load_slots(self)                  # before any of the log can go
-            replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, &r)
+            if hold_log:
+                self.held = self.pin_log(0)
+            replay(self.txns, vfs, self.log_dir, segment_size, spare_processors() if background else 0, <uint64_t>-1 if restored is None else restored[0], &r)
+            if restored is not None:
+                r.next_lsn = max(<uint64_t>r.next_lsn, <uint64_t>restored[1])
+                r.incarnation = max(<uint32_t>r.incarnation, <uint32_t>restored[2])
             self.open_tables()
             r.settle_micros = -monotonic_micros()
             if not read_only:
@@ -424,6 +432,8 @@ cdef class Engine:
                     condition_signal(&t.cond)
                 t = t.writer_next
             condition_broadcast(&self.txns.published)
+            if self.log.switched != NULL:
+                condition_broadcast(self.log.switched)
             while self.busy:
                 condition_wait(&self.changed, &self.latch, 100000)
             latch_unlock(&self.latch)
@@ -465,7 +475,11 @@ cdef class Engine:
                 latch_unlock(&self.latch)
                 if status == OK and not self.log.failed:
                     self.log.trim()
-        self.release_files()
+        try:
+            if checkpoint and self.at_close is not None and not self.log.failed:
+                self.at_close()
+        finally:
+            self.release_files()
         if status != OK:
             raise_status(status)
 
@@ -662,6 +676,11 @@ cdef class Engine:
         self.refresh_pin()
 
     cdef object refresh_pin(self):
+        """One thread at a time: what it has summed up must not come after what another has since."""
+        with self.pin_lock:
+            self.hand_over_pins()
+
+    cdef object hand_over_pins(self):
         cdef uint64_t lowest = min(self.log_pins.values(), default=<uint64_t>-1)
         cdef list names = list(self.saved_slots)[:MOST_SLOTS]
         cdef SlotPin pins[64]

@@ -22,6 +22,7 @@ cdef struct Fate:
     uint64_t wall
     bint aborted
     uint32_t loads                 # not 0: the keyspace whose bulk load it is
+    uint64_t puts                  # that it has logged: counted where tables may be missing
     Undone* undone
 
 cdef struct Chunks:                # a large value whose chunks are being replayed into memory
@@ -52,10 +53,11 @@ cdef struct LsmRedo:
     IdMap blobs                    # (transaction, number) of large values that belong to LSM-trees, mixed
     Chunks* chunks
     uint64_t from_lsn
+    uint64_t edits_end             # edits at or above name tables that are not there: changes stand in their place
     bint any                       # there is an LSM-tree
 
 # After the checkpoint's record has been read.
-cdef int lsmredo_init(LsmRedo* l, TxnManager m, uint64_t from_lsn) noexcept nogil
+cdef int lsmredo_init(LsmRedo* l, TxnManager m, uint64_t from_lsn, uint64_t edits_end) noexcept nogil
 cdef void lsmredo_free(LsmRedo* l) noexcept nogil
 # Analysis: every record, in order.
 cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil

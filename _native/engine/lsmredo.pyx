@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from ..base.idmap cimport idmap_destroy, idmap_get, idmap_init, idmap_put
-from ..base.status cimport OK, AGAIN, E_NOMEM, fail, fail_corrupt
+from ..base.status cimport OK, AGAIN, E_NOMEM, E_USAGE, fail, fail_corrupt
 from ..index.lsm cimport LsmTree
 from ..index.sstable cimport ENTRY_DELETE, ENTRY_PUT
 from ..index.tableset cimport Edit, edit_decode, edit_free
@@ -40,11 +40,12 @@ cdef int mark_kind(LsmRedo* l, uint32_t keyspace) noexcept nogil:
     return OK
 
 
-cdef int lsmredo_init(LsmRedo* l, TxnManager m, uint64_t from_lsn) noexcept nogil:
+cdef int lsmredo_init(LsmRedo* l, TxnManager m, uint64_t from_lsn, uint64_t edits_end) noexcept nogil:
     cdef uint32_t i
     cdef int status
     memset(l, 0, sizeof(LsmRedo))
     l.from_lsn = from_lsn
+    l.edits_end = edits_end
     if idmap_init(&l.index) or idmap_init(&l.blobs):
         return no_memory()
     for i in range(m.next_keyspace):
@@ -110,6 +111,24 @@ cdef inline uint64_t blob_id(uint64_t txn, uint64_t number) noexcept nogil:
     return (txn * <uint64_t>0x9E3779B97F4A7C15 ^ number * <uint64_t>0xD6E8FEB86659FD93) | 1
 
 
+cdef int whole_load(LsmRedo* l, const Record* r) noexcept nogil:
+    """Of a bulk load whose tables are not here, all pairs are in the log: nothing else of that kind is in its transaction."""
+    cdef Fate* f = fate_of(l, r.txn)
+    cdef Edit edit
+    cdef uint64_t entries = 0
+    cdef int i, status = edit_decode(&edit, <const uint8_t*>r.value, r.vlen)
+    if status != OK:
+        return status
+    for i in range(edit.count):
+        if edit.items[i].file != NULL:
+            entries += edit.items[i].file.info.entries
+    edit_free(&edit, True)
+    if entries != (f.puts if f != NULL else 0):
+        return fail(E_USAGE, "a bulk load of which not everything is in the log: made by ingest(logged=False), or begun before the backup and ended after it. "
+                    "Take a new backup behind it")
+    return OK
+
+
 cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil:
     cdef Fate* f
     cdef Undone* u
@@ -124,7 +143,13 @@ cdef int lsmredo_note(LsmRedo* l, const Record* r) noexcept nogil:
             return OK
         if r.type == R_PUT_BLOB and idmap_put(&l.blobs, blob_id(r.txn, r.a), 1):
             return no_memory()
-        return meet(l, r.txn)
+        if meet(l, r.txn) != OK:
+            return no_memory()
+        if l.edits_end != <uint64_t>-1 and r.txn:
+            fate_of(l, r.txn).puts += 1
+        return OK
+    if r.type == R_EDIT and r.lsn >= l.edits_end:
+        return OK if r.txn == 0 else whole_load(l, r)
     if r.type == R_EDIT:
         if r.txn:                            # a bulk load: the tables count if it committed, and then its pairs are in them
             if meet(l, r.txn) != OK:

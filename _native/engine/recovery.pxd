@@ -24,7 +24,8 @@ cdef struct Recovered:
     LsmRedo lsm                 # what is known of transactions over LSM-trees, until roll_back_losers
 
 # GIL held, latch not. Brings `m` (attached to an open store and pool) to the state the log tells; `helpers`: threads it may start meanwhile. Raises.
-cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, Recovered* out)
+# Tables that the log names at or above `edits_end` are not this copy's: an archive's log goes beyond the backup it is put on.
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, uint64_t edits_end, Recovered* out)
 # GIL held, latch not. Makes the losers' aborts part of the log (m.log has been started, unless read-only) and undoes them.
 cdef object roll_back_losers(TxnManager m, Recovered* out)
 # GIL held, latch not. Makes an empty tree for keyspace `id`, as its row of the catalogue says; `creator`: the transaction it belongs to until that commits, or NULL. Raises.

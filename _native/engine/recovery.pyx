@@ -45,6 +45,7 @@ cdef enum:
 cdef struct Pending:            # large values whose chunks are being replayed, by transaction and number
     uint64_t txn
     uint64_t number
+    uint64_t lsn                # of the first chunk met
     BlobWrite write
     Pending* next
 
@@ -220,6 +221,7 @@ cdef Pending** find_blob(Redo* redo, uint64_t txn, uint64_t number) noexcept nog
 
 cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
     cdef Pending** p = find_blob(redo, r.txn, r.a)
+    cdef Pending* dead
     cdef Lack lack
     cdef int status
     if p[0] == NULL:
@@ -230,6 +232,7 @@ cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
             return fail(E_NOMEM, "no memory to replay a large value")
         p[0].txn = r.txn
         p[0].number = r.a
+        p[0].lsn = r.lsn
         lack_init(&lack)
         while True:
             status = blob_start(m, r.b, &p[0].write, &lack)
@@ -243,6 +246,12 @@ cdef int redo_chunk(TxnManager m, Redo* redo, const Record* r) noexcept nogil:
     if p[0].write.written + r.vlen > p[0].write.length:
         return not_replayable(r, "more chunks than the large value is long")
     if r.vlen % BLOCK and p[0].write.written + r.vlen < p[0].write.length:
+        if p[0].lsn < redo.from_lsn:         # an LSM-tree's need is where reading begins: in the middle of a value that the image has, or nobody
+            dead = p[0]
+            p[0] = dead.next
+            blob_cancel(m, &dead.write)
+            free(dead)
+            return OK
         return not_replayable(r, "a chunk of a large value, not its last, that ends within a block")
     latch_unlock(m.latch)
     status = blob_append(m, &p[0].write, r.value, r.vlen)
@@ -470,7 +479,7 @@ cdef int redo_pass(TxnManager m, LogReader log, Redo* redo, Recovered* out) noex
                 return status
 
 
-cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, Recovered* out):
+cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_size, int helpers, uint64_t edits_end, Recovered* out):
     cdef LogReader log = LogReader.__new__(LogReader)
     cdef Redo redo
     cdef char* meta = NULL
@@ -514,7 +523,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             doubt.prepared = doubt.known = True
             t = t.promise.next
         redo.lsm = &out.lsm
-        status = lsmredo_init(redo.lsm, m, redo.from_lsn)
+        status = lsmredo_init(redo.lsm, m, redo.from_lsn, edits_end)
         if status != OK:
             raise_status(status)
         # 1. analysis

@@ -32,8 +32,13 @@ cdef class LogReader:
 
     # Groups that start at or above this LSN are not looked at: a reader beside a live writer sets it to the writer's synced_lsn.
     cdef public uint64_t limit_lsn
+    # Before open: files may end where their groups do, and are replaced by longer ones of the same name: an archive's.
+    cdef public bint trimmed
     # LSN of the group that holds the record last delivered: below it nothing of that write is missing.
     cdef readonly uint64_t group_lsn
+
+    # First LSN of the segment that is read; 0 when there is none.
+    cdef uint64_t current_first(self) noexcept nogil
 
     # private
     cdef Vfs vfs

@@ -121,7 +121,7 @@ cdef class LogReader:
         # Where the predecessor was not synced, this file's size need not have been: what is missing then is a torn tail or not,
         # as the groups tell.
         if e.state == HEADER_OK and <uint64_t>e.size != e.header.segment_size and (
-                not e.header.flags & PREV_UNSYNCED or <uint64_t>e.size > e.header.segment_size):
+                not (self.trimmed or e.header.flags & PREV_UNSYNCED) or <uint64_t>e.size > e.header.segment_size):
             return fail_corrupt(path, e.size, b"size of a log segment", e.header.segment_size, <uint64_t>e.size)
         return OK
 
@@ -175,6 +175,9 @@ cdef class LogReader:
                 self.successor = j
                 break
 
+    cdef uint64_t current_first(self) noexcept nogil:
+        return self.entries[self.current].first_lsn if self.count else 0
+
     cdef int resume(self, uint64_t limit_lsn, const uint8_t* database_id) noexcept nogil:
         cdef SegmentEntry* e
         cdef SegmentEntry* known = self.entries
@@ -186,7 +189,7 @@ cdef class LogReader:
             return self.ended
         e = &self.entries[self.current]
         offset = self.end_lsn - e.first_lsn
-        if limit_lsn > e.first_lsn + e.header.segment_size:
+        if self.trimmed or limit_lsn > e.first_lsn + e.header.segment_size:
             rc = list_segments(self.vfs, self.dir, &l)
             if rc != OK:
                 return rc
@@ -202,6 +205,10 @@ cdef class LogReader:
                 return rc if rc != OK else fail_corrupt(self.dir, -1, b"log segment (it went while it was read)", self.start_lsn, 0)
             free(known)
             self.find_successor(0)
+            if self.trimmed:
+                rc = self.open_segment(0)            # it may be another file by now
+                if rc != OK:
+                    return rc
         # What was read ahead may have been written since.
         if self.buf_at + self.buf_len > offset:
             self.buf_len = <size_t>(offset - self.buf_at) if offset > self.buf_at else 0

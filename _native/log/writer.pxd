@@ -52,6 +52,7 @@ cdef class LogWriter:
     cdef readonly uint32_t incarnation
     cdef uint64_t next_txn                  # number of the next transaction that logs anything; 0: nobody says
     cdef readonly int failed                # 0, or E_LOG once a write or sync has failed: final
+    cdef Condition* switched                # NULL, or what is signalled when a segment has been ended
     cdef readonly uint64_t groups           # counters since start
     cdef readonly uint64_t syncs
 

@@ -9,7 +9,7 @@ from ..base.status cimport (
     OK, ABSENT, AGAIN, E_INVALID, E_LOG, E_NOMEM, E_TOO_LARGE, ErrorInfo, error_info, fail, fail_n,
 )
 from ..base.coding cimport put_varint
-from ..base.latch cimport condition_destroy, condition_init, condition_signal, condition_wait, latch_lock, latch_unlock
+from ..base.latch cimport condition_broadcast, condition_destroy, condition_init, condition_signal, condition_wait, latch_lock, latch_unlock
 from ..base.vfs cimport VFS_WRITE
 from .record cimport R_DELETE, R_END, R_PUT, R_RUNNING, record_encode
 from .segment cimport (
@@ -446,6 +446,8 @@ cdef class LogWriter:
             self.vfs.close(old)
         latch_lock(self.latch)
         self.handle = new
+        if self.switched != NULL:
+            condition_broadcast(self.switched)
         if relaxed:
             self.pending[self.pending_count] = old
             self.pending_count += 1

@@ -14,10 +14,12 @@ from enginelib.replication.changes import Changes, Slot
 from enginelib.replication.changeset import Applied, Changeset
 
 if TYPE_CHECKING:
+    from enginelib.replication.archive import Archive
     from enginelib.replication.follower import Follower, Lag, Position
 
 __all__ = [
     "Applied",
+    "Archive",
     "Change",
     "Changes",
     "Changeset",
@@ -30,6 +32,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Archive":
+        from enginelib.replication import archive
+
+        return archive.Archive
     if name not in ("Follower", "Lag", "Position"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

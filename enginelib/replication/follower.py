@@ -25,7 +25,8 @@ import msgspec
 
 from enginelib._native.engine.door import Change, Operation, keyspace_options
 from enginelib.database import Database
-from enginelib.errors import DatabaseClosed, FencedError, UsageError
+from enginelib.errors import ChangesGone, DatabaseClosed, FencedError, UsageError
+from enginelib.replication.archive import Archive, ArchiveStream
 from enginelib.replication.changes import Changes
 from enginelib.replication.codec import decode
 
@@ -41,7 +42,7 @@ WAIT = 0.05
 COPY = 2000
 ACKNOWLEDGE = 0.2
 
-Source = Database | Iterable["Change | bytes"] | Callable[[int], Iterable["Change | bytes"]]
+Source = Database | Archive | Iterable["Change | bytes"] | Callable[[int], Iterable["Change | bytes"]]
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,9 +102,10 @@ class Follower:
 
         Args:
             path: its directory, or ``":memory:"``.
-            source: an open `Database` of this process; or an iterable of changes, encoded or not, in commit order,
-                from the beginning of the leader's log or from where the follower stands; or a function that returns
-                such an iterable, given the LSN behind the newest change that was applied, 0 for none.
+            source: an open `Database` of this process; an `Archive` of another's log; or an iterable of changes,
+                encoded or not, in commit order, from the beginning of the leader's log or from where the follower
+                stands; or a function that returns such an iterable, given the LSN behind the newest change that was
+                applied, 0 for none.
             slot: name of the slot at a `Database`; None for one of the follower's own. It is made when absent.
             options: as for `enginelib.open`; changes are committed with its durability, ``"os"`` unless it is given.
 
@@ -118,6 +120,7 @@ class Follower:
         self._stopping = False
         self._error: BaseException | None = None
         self._stream: Changes | None = None
+        self._shipped: ArchiveStream | None = None
         self._commit_time = time.time()
         self._idle = False
         self._applier = Applier()
@@ -206,6 +209,8 @@ class Follower:
             self._moved.notify_all()
         if self._stream is not None:
             self._stream.close()
+        if self._shipped is not None:
+            self._shipped.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -249,6 +254,9 @@ class Follower:
         if isinstance(self._source, Database):
             self._follow_database(self._source)
             return
+        if isinstance(self._source, Archive):
+            self._follow_archive(self._source)
+            return
         position = self._position
         changes = self._source(position.lsn if position else 0) if callable(self._source) else self._source
         incoming = iter(changes)
@@ -280,11 +288,38 @@ class Follower:
                     self.database.sync()
                     stream.acknowledge()
 
-    def _copy(self, leader: Database) -> None:
-        """A snapshot of the leader; what an earlier attempt has left is dropped."""
+    def _follow_archive(self, archive: Archive) -> None:
+        with archive.open() as stream:
+            self._shipped = stream  # `stop` ends it
+            base = stream.database
+            if self._position is None or not self._position.copied:
+                self._begin_copy(base, None)
+                sequence = self._copy_snapshot(base)
+                if sequence is None:
+                    return
+                self._store(Position(leader=base.database_id, sequence=sequence, lsn=stream.end, epoch=base.epoch))
+            self._check_leader(base.database_id)
+            held = base.stats()["transactions"]["visible_ts"]
+            if held > self._position.sequence:  # type: ignore[union-attr]
+                raise ChangesGone(
+                    f"The backup {archive.base} holds commit {held}, and the follower has only been brought up to "
+                    f"{self._position.sequence}: give it an older backup."  # type: ignore[union-attr]
+                )
+            while not self._stopping:
+                batch = stream.next_many(BATCH, WAIT)
+                self._idle = not batch
+                if batch:
+                    self._apply(batch)
+
+    def _begin_copy(self, leader: Database, slot: str | None) -> None:
+        """What an earlier attempt at a copy has left is dropped; that there is none yet is noted."""
         for name in self.database.keyspaces():
             if name != POSITION:
                 self.database.drop_keyspace(name)
+        self._store(Position(leader=leader.database_id, sequence=0, copied=False, slot=slot, epoch=leader.epoch))
+
+    def _copy(self, leader: Database) -> None:
+        """A slot at the leader, and a snapshot of it."""
         # Its name follows from the database's id: a copy that was cut short finds the slot of the attempt before.
         slot = self._slot_name or f"follower-{self.database.database_id.hex()}"
         names = {each.name for each in leader.slots()}
@@ -293,9 +328,18 @@ class Follower:
             names.discard(slot)
         if slot not in names:
             leader.create_slot(slot)
-        self._store(Position(leader=leader.database_id, sequence=0, copied=False, slot=slot, epoch=leader.epoch))
+        self._begin_copy(leader, slot)
+        sequence = self._copy_snapshot(leader)
+        if sequence is None:
+            return
+        confirmed = next(each.confirmed for each in leader.slots() if each.name == slot)
+        self._store(
+            Position(leader=leader.database_id, sequence=sequence, lsn=confirmed, slot=slot, epoch=leader.epoch)
+        )
+
+    def _copy_snapshot(self, leader: Database) -> int | None:
+        """Copies what the leader holds at one moment; that moment's sequence, or None when it was told to stop."""
         with leader.transaction(read_only=True) as snapshot:
-            sequence = snapshot.snapshot
             for name, _, _ in snapshot.catalog_rows():
                 if name == POSITION:
                     continue
@@ -307,11 +351,8 @@ class Follower:
                 while some := list(islice(pairs, COPY)):
                     target.put_many(some)
                     if self._stopping:
-                        return
-        confirmed = next(each.confirmed for each in leader.slots() if each.name == slot)
-        self._store(
-            Position(leader=leader.database_id, sequence=sequence, lsn=confirmed, slot=slot, epoch=leader.epoch)
-        )
+                        return None
+            return snapshot.snapshot
 
     def _store(self, position: Position) -> None:
         self._space.put(KEY, msgspec.msgpack.encode(position))

@@ -28,6 +28,7 @@ def test_the_defaults_are_those_documented():
         "compaction_rate": 0,
         "max_prepared": 100,
         "prepared_warning": 3600.0,
+        "archive": None,
     }
 
 
