@@ -362,6 +362,7 @@ class Database(CoreDatabase):
         follow: bool = False,
         memory: int = 64 * 1024 * 1024,
         include_before: Literal["none", "key", "full"] = "none",
+        prepared: bool = False,
     ) -> Changes:
         """Returns a stream of committed transactions, in commit order, decoded from the log.
 
@@ -377,6 +378,9 @@ class Database(CoreDatabase):
                 that is read from the log again when it has committed.
             include_before: what each operation is to tell of its key before: nothing, ``"key"``: `Operation.existed`,
                 or ``"full"``: `Operation.before` too. The keyspace must have logged that: see `set_before`.
+            prepared: also yield, where they stand in the log, what was prepared (`Change.event` ``"prepare"``, with
+                what it would do in keyspaces that exist) and what of that was rolled back (``"rollback"``). A commit
+                is yielded as ever, whole.
 
         Returns:
             An iterator of `enginelib.replication.Change`; close it, or use it in a ``with`` block.
@@ -396,6 +400,7 @@ class Database(CoreDatabase):
             follow=follow,
             memory=memory,
             include_before=include_before,
+            prepared=prepared,
         )
 
     def create_slot(self, name: str, *, since: int | None = None, max_lag_bytes: int = 1 << 30) -> Slot:

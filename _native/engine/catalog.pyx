@@ -10,6 +10,7 @@ from ..index.lsm cimport LsmTree
 from ..log.record cimport TAG_NAMED
 from ..txn.keyspaces cimport tree_admit
 from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, ROW_IMAGES, TREE_DROPPING, row_valid
+from ..txn.versions cimport Txn
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
 from .lsmtree cimport options_row
@@ -106,12 +107,21 @@ cdef list catalog_rows(CoreTransaction txn, bint hidden):
 
 
 def load_images(Engine e not None):
-    """After recovery: what the catalogue says of each keyspace's before-images."""
+    """After recovery: what the catalogue says of each keyspace's before-images, and what prepared transactions have made of it."""
     cdef uint32_t id
-    for _, row in e.catalog():
-        id = get32(PyBytes_AS_STRING(row))
-        if id < e.txns.next_keyspace:
-            e.txns.trees[id].images = row[ROW_IMAGES]
+    cdef Txn* t = e.txns.first_prepared
+    readers = [0]
+    while t != NULL:
+        readers.append(<size_t>t)
+        t = t.promise.next
+    seen = {}
+    for reader in readers:
+        for name, row in e.catalog(reader):
+            id = get32(PyBytes_AS_STRING(row))
+            if id < e.txns.next_keyspace and (reader == 0 or seen.get(name) != row):
+                e.txns.trees[id].images = row[ROW_IMAGES]
+            if reader == 0:
+                seen[name] = row
 
 
 cdef int images_code(str name) except -1:

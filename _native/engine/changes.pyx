@@ -15,7 +15,7 @@ from ..base.coding cimport get32
 from ..base.latch cimport condition_wait, latch_enter, latch_lock, latch_unlock
 from ..base.status cimport ABSENT, E_CLOSED, OK, fail, fail_corrupt, raise_status
 from ..log.reader cimport LogReader
-from ..log.record cimport (IMAGE_ABSENT, IMAGE_LARGE, IMAGE_PIECE, IMAGE_VALUE, R_ABORT, R_BEFORE, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
+from ..log.record cimport (IMAGE_ABSENT, IMAGE_LARGE, IMAGE_PIECE, IMAGE_VALUE, R_ABORT, R_BEFORE, R_CALL, R_CHUNK, R_COMMIT, R_DELETE, R_DELETE_RANGE, R_EDIT, R_PREPARE, R_PUT, R_PUT_BLOB, R_ROLLBACK, R_RUNNING, R_TAG,
                            TAG_NAMED, TAG_ORIGIN, Record)
 from ..log.segment cimport HEADER_OK, SegmentHeader
 from ..log.writer cimport SYNC
@@ -99,6 +99,9 @@ cdef class Change:
         operations: its operations in order. Of a transaction larger than the memory of the stream an iterable that
             reads them from the log again, for as long as the stream stands at this change.
         calls: the calls of logged procedures in it.
+        xid: what it was prepared as; None for one that was not.
+        event: ``"commit"``; of a stream with ``prepared=True`` also ``"prepare"``, with what it would do, and
+            ``"rollback"``, of one that was prepared. Those two have no place in the commit order: `sequence` is 0.
     """
     cdef readonly bytes database_id
     cdef readonly uint64_t epoch
@@ -109,22 +112,27 @@ cdef class Change:
     cdef readonly bytes origin
     cdef readonly object operations
     cdef readonly tuple calls
+    cdef readonly str xid
+    cdef readonly str event
 
-    def __init__(self, bytes database_id not None, epoch, sequence, lsn, commit_ts, double time, bytes origin, operations, tuple calls=()):
+    def __init__(self, bytes database_id not None, epoch, sequence, lsn, commit_ts, double time, bytes origin, operations, tuple calls=(), str xid=None,
+                 str event not None="commit"):
         self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts = database_id, epoch, sequence, lsn, commit_ts
-        self.time, self.origin, self.operations, self.calls = time, origin, operations, calls
+        self.time, self.origin, self.operations, self.calls, self.xid, self.event = time, origin, operations, calls, xid, event
 
     def __reduce__(self):
-        return Change, (self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts, self.time, self.origin, self.operations, self.calls)
+        return Change, (self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts, self.time, self.origin, self.operations, self.calls,
+                        self.xid, self.event)
 
     def __eq__(self, other):
         return self.__reduce__() == other.__reduce__() if isinstance(other, Change) else NotImplemented
 
     def __hash__(self):
-        return hash((self.database_id, self.epoch, self.sequence))
+        return hash((self.database_id, self.epoch, self.lsn))
 
     def __repr__(self):
-        return f"<enginelib.replication.Change {self.sequence} at LSN {self.lsn}, {self.operations!r}>"
+        what = self.sequence if self.event == "commit" else f"{self.event} of {self.xid!r}"
+        return f"<enginelib.replication.Change {what} at LSN {self.lsn}, {self.operations!r}>"
 
 
 @cython.no_gc
@@ -146,6 +154,7 @@ cdef class Gathered:
     cdef set loads                # ids of keyspaces that a bulk load of it has put tables into
     cdef set puts                 # ids of those among them that it has logged changes of, while there are loads
     cdef bytes origin
+    cdef str xid                  # once it is prepared
 
     def __cinit__(self):
         self.operations = []
@@ -169,16 +178,18 @@ cdef class ChangeReader:
     cdef bint limited
     cdef bytes place              # the directory of the segments
     cdef bint archived
+    cdef bint prepared
     cdef bytes database_id
     cdef int images               # an Images: the before-images that are wanted
     cdef object failure           # what the stream has ended by
     cdef public bint cancelled    # who waits for more stops at that
     cdef readonly uint64_t position    # all that commits below it has been delivered
 
-    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete, str images not None="none", bytes archive=None):
+    def __init__(self, CoreDatabase db not None, since, restart, wanted, unsigned long long budget, bint complete, str images not None="none", bytes archive=None,
+                 bint prepared=False):
         """since: an LSN, None for what the log has from its beginning; restart: where to begin to read, None where that is not known; complete: see there;
         images: the before-images that operations must have; archive: the directory of archived log: what commits there behind the end of this database, which was
-        opened read-only, as a copy."""
+        opened read-only, as a copy; prepared: prepares, and rollbacks of what was prepared, are delivered too."""
         cdef Engine e = db.engine
         cdef uint64_t begin
         db.alive()
@@ -188,6 +199,7 @@ cdef class ChangeReader:
         self.open = {}
         self.wanted = wanted
         self.budget = budget
+        self.prepared = prepared
         self.complete = complete
         self.images = IMAGES_NAMES.index(images)
         self.names = {}
@@ -477,7 +489,10 @@ cdef class ChangeReader:
         if r.type == R_ABORT:
             del self.open[r.txn]
             self.memory -= g.bytes
-            return None
+            return self.told(g, "rollback", [], 0) if self.prepared and g.xid is not None else None
+        if r.type == R_PREPARE:
+            g.xid = r.key[:r.klen].decode("utf-8", "replace")
+            return self.promised(g, r) if self.prepared else None
         gather(self, g, r)
         if self.memory > self.budget:
             self.shed()
@@ -503,6 +518,21 @@ cdef class ChangeReader:
             self.memory -= largest.bytes
             largest.bytes = 0
 
+    cdef object promised(self, Gathered g, Record* r):
+        """It is prepared: what it would do, as far as that is in keyspaces that there are."""
+        cdef Operation o
+        if g.early and not self.complete:
+            return None                               # its end, if it commits, says that it is not whole
+        return self.told(g, "prepare", Far(self, g, r.lsn) if g.far else [o for o in g.operations if o.id != CATALOG and o.keyspace], r.a)
+
+    cdef object told(self, Gathered g, str event, operations, uint64_t wall):
+        """Something about a transaction in doubt that is no commit."""
+        cdef uint64_t lsn = self.log.rec_lsn
+        if lsn <= self.since:
+            return None
+        self.position = lsn
+        return Change(self.database_id, self.e.fields.epoch, 0, lsn, 0, <double>wall / 1e6, g.origin, operations, (), g.xid, event)
+
     cdef object committed(self, Gathered g, Record* r):
         cdef uint64_t lsn = self.log.rec_lsn          # behind the record
         cdef object operations
@@ -525,7 +555,7 @@ cdef class ChangeReader:
             if self.images != IMAGES_NONE:
                 check_images(self, g.operations)
         self.position = lsn
-        if not g.far and not operations and not g.calls:
+        if not g.far and not operations and not g.calls and not (self.prepared and g.xid is not None):
             return None
         change = Change.__new__(Change)
         change.database_id = self.database_id
@@ -536,6 +566,8 @@ cdef class ChangeReader:
         change.origin = g.origin
         change.operations = operations
         change.calls = () if g.calls is None else tuple(g.calls)
+        change.xid = g.xid
+        change.event = "commit"
         return change
 
     cdef object catalogued(self, Gathered g):

@@ -172,6 +172,9 @@ class Change:
         operations: its operations in order. Of a transaction larger than the memory of the stream an iterable that
             reads them from the log again, for as long as the stream stands at this change.
         calls: the calls of logged procedures in it.
+        xid: what it was prepared as; None for one that was not.
+        event: ``"commit"``; of a stream with ``prepared=True`` also ``"prepare"``, with what it would do, and
+            ``"rollback"``, of one that was prepared. Those two have no place in the commit order: `sequence` is 0.
     """
     database_id: bytes
     epoch: int
@@ -182,15 +185,17 @@ class Change:
     origin: bytes | None
     operations: Iterable[Operation]
     calls: tuple[Any, ...]
+    xid: str | None
+    event: str
     def __init__(self, database_id: bytes, epoch: int, sequence: int, lsn: int, commit_ts: int, time: float, origin: bytes | None,
-                 operations: Iterable[Operation], calls: tuple[Any, ...] = ()) -> None: ...
+                 operations: Iterable[Operation], calls: tuple[Any, ...] = (), xid: str | None = None, event: str = "commit") -> None: ...
 
 class ChangeReader:
     """Decodes the log of an open database: see ``changes.pyx``. One thread at a time."""
     position: int                                       # all that commits below it has been delivered
     floor: int                                          # the LSN below which this reader needs no log
     def __init__(self, db: CoreDatabase, since: int | None, restart: int | None, wanted: frozenset[str] | None, budget: int, complete: bool,
-                 images: str = "none", archive: bytes | None = None) -> None: ...
+                 images: str = "none", archive: bytes | None = None, prepared: bool = False) -> None: ...
     cancelled: bool                                     # who waits for more stops at that
     def next_change(self) -> Change | None: ...         # None where the synced log ends; its calls as the log has them
     def next_changes(self, most: int, operations: int) -> list[Change]: ...

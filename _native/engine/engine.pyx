@@ -706,8 +706,8 @@ cdef class Engine:
             self.log_pins[token] = lsn
             self.refresh_pin()
 
-    def catalog(self):
-        """Names and rows of the catalogue, as committed."""
+    def catalog(self, size_t reader=0):
+        """Names and rows of the catalogue, as committed; reader: address of the transaction whose view it is instead."""
         cdef BTree tree = <BTree>self.txns.trees[CATALOG].tree
         cdef Lack lack
         cdef Path path
@@ -746,7 +746,7 @@ cdef class Engine:
                     status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, vlen)
                 else:
                     node_key_copy(page, i, key)
-                    status = self.txns.read(NULL, CATALOG, key, n, &found, &lack)
+                    status = self.txns.read(<Txn*>reader, CATALOG, key, n, &found, &lack)
             there = status == OK
             if status == AGAIN:
                 latch_unlock(&self.latch)

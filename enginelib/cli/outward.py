@@ -26,6 +26,7 @@ from enginelib.replication import Change, Slot
     default="none",
     help="Also what keys held before, where logged.",
 )
+@click.option("--prepared", is_flag=True, help="Also what was prepared, and rolled back.")
 @click.option("--debezium", is_flag=True, help="Print events in the shape of Debezium's.")
 @hex_option
 @json_option
@@ -35,6 +36,7 @@ def changes(
     keyspaces: tuple[str, ...],
     limit: int | None,
     before: Literal["none", "key", "full"],
+    prepared: bool,
     debezium: bool,
     as_hex: bool,
     as_json: bool,
@@ -47,7 +49,7 @@ def changes(
     """
     with (
         reading(path) as db,
-        db.changes(since=since, keyspaces=keyspaces or None, include_before=before) as stream,
+        db.changes(since=since, keyspaces=keyspaces or None, include_before=before, prepared=prepared) as stream,
     ):
         found = islice(stream, limit)
         if debezium:
@@ -65,6 +67,8 @@ def _change(change: Change, as_hex: bool) -> dict[str, Any]:
         "sequence": change.sequence,
         "lsn": change.lsn,
         "time": change.time,
+        "event": change.event,
+        "xid": change.xid,
         "origin": None if change.origin is None else change.origin.hex(),
         "operations": list(_operations(change, as_hex)),
         "calls": [{"name": c.name, "args": repr(c.args), "now": c.now, "seed": c.seed} for c in change.calls],

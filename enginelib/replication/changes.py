@@ -53,6 +53,7 @@ class Changes:
         follow: bool = False,
         memory: int = GATHERED,
         include_before: str = "none",
+        prepared: bool = False,
     ) -> None:
         """See `Database.changes`."""
         if include_before not in BEFORE:
@@ -72,7 +73,7 @@ class Changes:
         self._inside = False
         wanted = None if keyspaces is None else frozenset(keyspaces)
         if slot is None:
-            self._reader = ChangeReader(database, since, None, wanted, memory, False, include_before)
+            self._reader = ChangeReader(database, since, None, wanted, memory, False, include_before, prepared=prepared)
             return
         row = slot_rows(database).get(slot)
         if row is None:
@@ -81,7 +82,9 @@ class Changes:
             raise ChangesGone(f"Slot {slot!r} fell behind by more than its {row.max_lag} bytes, and the log went on.")
         if slot in database.slots_in_use:
             raise UsageError(f"Slot {slot!r} is being read already; it has one reader at a time.")
-        self._reader = ChangeReader(database, row.confirmed, row.restart, wanted, memory, row.trusted, include_before)
+        self._reader = ChangeReader(
+            database, row.confirmed, row.restart, wanted, memory, row.trusted, include_before, prepared=prepared
+        )
         database.slots_in_use.add(slot)
         self._slot = slot
 
@@ -306,4 +309,6 @@ def _with_calls(change: Change) -> Change:
         change.origin,
         change.operations,
         calls,
+        change.xid,
+        change.event,
     )

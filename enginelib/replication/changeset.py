@@ -59,7 +59,9 @@ class Changeset:
             changes: such as a stream of `Database.changes` that comes to an end.
         """
         self._changes = tuple(
-            change if isinstance(change.operations, list) else _with(change, change.operations) for change in changes
+            change if isinstance(change.operations, list) else _with(change, change.operations)
+            for change in changes
+            if change.event == "commit"
         )
 
     @property
@@ -182,6 +184,7 @@ def _with(change: Change, operations: Iterable[Operation]) -> Change:
         change.origin,
         list(operations),
         change.calls,
+        change.xid,
     )
 
 

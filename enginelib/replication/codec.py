@@ -27,7 +27,7 @@ MAGIC = b"enginelib changes 1\n"
 LARGEST = 1 << 31
 
 # Tags of a change.
-DATABASE_ID, EPOCH, SEQUENCE, LSN, COMMIT_TS, TIME, ORIGIN, OPERATIONS, CALLS = range(1, 10)
+DATABASE_ID, EPOCH, SEQUENCE, LSN, COMMIT_TS, TIME, ORIGIN, OPERATIONS, CALLS, XID, EVENT = range(1, 12)
 # Of an operation.
 OP, KEYSPACE, KEY, VALUE, BEFORE, EXISTED = range(1, 7)
 # Of a call.
@@ -60,6 +60,10 @@ def encode(change: Change) -> bytes:
     }
     if change.origin is not None:
         fields[ORIGIN] = change.origin
+    if change.xid is not None:
+        fields[XID] = change.xid
+    if change.event != "commit":
+        fields[EVENT] = change.event
     if change.calls:
         fields[CALLS] = [{NAME: c.name, ARGS: c.args, NOW: c.now, SEED: c.seed} for c in change.calls]
     return _encode(fields)
@@ -99,6 +103,8 @@ def decode(data: bytes | bytearray | memoryview) -> Change:
                 for o in fields[OPERATIONS]
             ],
             tuple(Call(c[NAME], c[ARGS], c[NOW], c[SEED]) for c in fields.get(CALLS, ())),
+            fields.get(XID),
+            fields.get(EVENT, "commit"),
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"These {len(data)} bytes are no encoded change: {error!r}.") from None
@@ -154,6 +160,8 @@ def to_events(change: Change, text: Callable[[bytes], Any] = _base64) -> Iterato
         change: the change.
         text: makes something JSON can hold of a key or value; base64 unless given.
     """
+    if change.event != "commit":
+        return  # there is no such event
     number = f"{change.database_id.hex()}:{change.sequence}"
     source = {
         "connector": "enginelib",
