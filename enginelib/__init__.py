@@ -25,6 +25,7 @@ except ModuleNotFoundError as missing:
 from enginelib.combine import from_counter, to_counter
 from enginelib.database import Database, open
 from enginelib.errors import (
+    AcknowledgementTimeout,
     ChangesetConflict,
     ChangesGone,
     CorruptionError,
@@ -67,6 +68,7 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AcknowledgementTimeout",
     "ChangesGone",
     "ChangesetConflict",
     "CorruptionError",

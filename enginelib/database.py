@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 import time
 import warnings
 import weakref
@@ -18,6 +19,7 @@ from enginelib import prepared
 from enginelib._native.engine.door import CoreDatabase, save_slots
 from enginelib.archive import Archiver
 from enginelib.errors import Error, UsageError
+from enginelib.hooks import BeforeHook, CommitHook, Gate, Watcher, watch
 from enginelib.keyspace import Keyspace
 from enginelib.locks import Lock, Wait, locks_of
 from enginelib.mounts import network_file_system
@@ -28,9 +30,11 @@ from enginelib.serial import Executor
 from enginelib.transaction import Transaction
 
 if TYPE_CHECKING:
+    from enginelib._native.engine.door import Change
     from enginelib.commands import Call
     from enginelib.options import BeginValues, DurabilityName, IsolationName, KeyspaceOptions, OptionValues
     from enginelib.prepared import Prepared
+    from enginelib.replication.acknowledge import Acknowledged, Required
     from enginelib.replication.changes import Changes, Slot
 
 R = TypeVar("R")
@@ -123,6 +127,14 @@ class Database(CoreDatabase):
                 super().close()
                 raise
         self.slots_in_use: set[str] = set()
+        self.transaction_class = Transaction
+        self.commit_hooks: list[CommitHook] = []
+        self.before_hooks: tuple[BeforeHook, ...] = ()
+        self.watcher: Watcher | None = None
+        self.watch_lock = threading.Lock()
+        self.followers: dict[str, Acknowledged] = {}
+        self.required: Required | None = None
+        self._gate: Gate | None = None
         self.outcomes_keyspace: Any = None
         self.warned_of: set[str] = set()
         _open_databases.add(self)
@@ -437,6 +449,98 @@ class Database(CoreDatabase):
 
         return all_slots(self)
 
+    # ---- hooks
+
+    @property
+    def gate(self) -> Gate:
+        """What commits pass when they are done, where there is a reason to."""
+        if self._gate is None:
+            self._gate = Gate(self)
+        return self._gate
+
+    def on_commit(self, callback: Callable[[Change], Any], *, max_lag_bytes: int = 64 << 20) -> CommitHook:
+        """Calls back for every transaction that commits from now on, in commit order, once it is durable.
+
+        The callback runs in a thread of the hook's own, off the writers' path. One that falls further behind than the
+        bound slows the writers: a commit returns once it has caught up. What it raises is logged and counted, and harms
+        no transaction; its own commits do not wait for hooks.
+
+        Args:
+            callback: called with an `enginelib.replication.Change`.
+            max_lag_bytes: of log that it may be behind.
+
+        Returns:
+            The hook: close it, or use it in a ``with`` block.
+        """
+        self.alive()
+        return CommitHook(self, callback, max_lag_bytes)
+
+    def watch(self, keyspace: Keyspace, key: Any = None, *, prefix: Any = None) -> Future[Change]:
+        """Returns a future of the first commit after this call that changes a key.
+
+        Args:
+            keyspace: where.
+            key: the key; or
+            prefix: any key that begins with it. Neither: any key of the keyspace.
+
+        Returns:
+            A future, resolved with the `enginelib.replication.Change` once that is durable; also by a deletion of a
+            range that the key lies in, and when the keyspace is dropped or renamed. Cancelled when the database closes.
+        """
+        self.alive()
+        return watch(self, keyspace, key, prefix)
+
+    def before_commit(self, callback: Callable[[Transaction], Any]) -> BeforeHook:
+        """Calls back before every commit (or prepare) of a transaction that has changed something, in its thread.
+
+        Args:
+            callback: called with the transaction, which it may read and change further. What it raises aborts the
+                transaction, and is raised by the commit: a veto.
+
+        Returns:
+            The hook: close it, or use it in a ``with`` block.
+        """
+        self.alive()
+        return BeforeHook(self, callback)
+
+    # ---- acknowledgements
+
+    def require_acknowledgements(
+        self,
+        followers: int,
+        *,
+        mode: Literal["received", "applied"] = "applied",
+        timeout: float | None = None,
+        on_timeout: Literal["raise", "continue"] = "raise",
+    ) -> None:
+        """Makes commits wait, once they are durable here, until followers have told of them.
+
+        Args:
+            followers: how many; 0: commits do not wait (asynchronous, as at first).
+            mode: ``"received"``: they have the change (semi-synchronous); ``"applied"``: it is committed there
+                (synchronous).
+            timeout: longest wait, in seconds; None for as long as it takes.
+            on_timeout: ``"raise"``: `AcknowledgementTimeout`, though the commit stands here; ``"continue"``: this and
+                later commits do not wait until so many followers have caught up with this one.
+        """
+        from enginelib.replication.acknowledge import require
+
+        self.alive()
+        require(self, followers, mode, timeout, on_timeout)
+
+    def acknowledge(self, follower: str, *, received: int | None = None, applied: int | None = None) -> None:
+        """Tells how far a follower is; called by whatever carries changes to it. A `Follower` of this process does so by
+        itself.
+
+        Args:
+            follower: its name.
+            received: the `Change.lsn` up to which it has the changes.
+            applied: the `Change.lsn` up to which they are committed there.
+        """
+        from enginelib.replication.acknowledge import acknowledge
+
+        acknowledge(self, follower, received, applied)
+
     # ---- two-phase commit
 
     def commit_prepared(self, xid: str, *, heuristic: bool = False) -> None:
@@ -565,6 +669,17 @@ class Database(CoreDatabase):
     def stats(self) -> dict[str, Any]:
         """Returns figures as a nested dict of plain values; ``"archive"`` is among them where there is one."""
         figures = super().stats()
+        figures["hooks"] = {
+            "on_commit": len(self.commit_hooks),
+            "calls": sum(hook.calls for hook in self.commit_hooks),
+            "failures": sum(hook.failures for hook in self.commit_hooks),
+            "commits_that_waited": 0 if self._gate is None else self._gate.waits,
+            "seconds_waited": 0.0 if self._gate is None else self._gate.seconds,
+        }
+        figures["followers"] = {
+            name: {"received": f.received, "applied": f.applied, "when": f.when} for name, f in self.followers.items()
+        }
+        figures["acknowledgement_timeouts"] = 0 if self.required is None else self.required.timeouts
         if self._archiver is not None:
             figures["archive"] = self._archiver.stats(figures["log"]["synced_lsn"])
         return figures
@@ -595,6 +710,8 @@ class Database(CoreDatabase):
         if self.closed or self._owner != os.getpid():
             return
         self._executor.close()
+        for reader in (*self.commit_hooks, *(() if self.watcher is None else (self.watcher,))):
+            reader.close()
         with suppress(Error):
             failures = self.stats()["checkpoint"]["background_failures"]
             if failures:

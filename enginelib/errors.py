@@ -26,6 +26,7 @@ Error                             (base of all below)
     NotSupported           no     this version cannot do it, or the files are of a newer format
   ChangesGone              no     the log does not hold what a stream of changes asks for any more
   ChangesetConflict        no     a changeset meets something else than what it was made on
+  AcknowledgementTimeout   no     a commit stands here, and too few followers have told of it in time
   FencedError              no     changes come from a leader that was replaced by a follower of it
   HeuristicOutcome         no     a prepared transaction was ended by hand, in another way than is asked
   DatabaseLocked           no     the database is open elsewhere; names the holder's ``pid`` and ``host``
@@ -49,6 +50,7 @@ from enginelib._native.base.status import register_errors  # type: ignore[import
 from enginelib.locks import Wait
 
 __all__ = [
+    "AcknowledgementTimeout",
     "ChangesGone",
     "ChangesetConflict",
     "CorruptionError",
@@ -286,6 +288,26 @@ class ChangesetConflict(Error):
         super().__init__(message, hint=hint)
         self.operation = operation
         self.present = present
+
+
+class AcknowledgementTimeout(Error):
+    """A commit is done here, and too few followers have acknowledged it in time.
+
+    Never retried by the library: the changes are there, and a retry would make them twice.
+
+    Attributes:
+        lsn: behind the commit's record.
+        acknowledged: how many followers had acknowledged it.
+    """
+
+    code = "acknowledgement_timeout"
+    hint = "The commit stands. See how far the followers are by Database.stats(), and wait for them before you rely on them."
+    _fields = ("lsn", "acknowledged")
+
+    def __init__(self, message: str = "", *, lsn: int = 0, acknowledged: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.lsn = lsn
+        self.acknowledged = acknowledged
 
 
 class FencedError(Error):

@@ -100,7 +100,7 @@ class Comparison(Combinable):
         whole = field.stop is None
         if self.sign == "==":
             # A prefix that is compared whole: keys that begin with it.
-            return (constant, constant + b"\0") if whole else (constant, _after(constant))
+            return (constant, constant + b"\0") if whole else (constant, after_prefix(constant))
         if self.sign in (">", ">="):
             return (constant + b"\0" if whole and self.sign == ">" else constant), None
         if self.sign in ("<", "<=") and whole:
@@ -108,7 +108,7 @@ class Comparison(Combinable):
         if self.sign in ("<", "<="):
             # A constant longer than the field has fields below it that keys above it begin with.
             longer = len(constant) > (field.stop or 0)
-            return None, _after(constant[: field.stop]) if longer or self.sign == "<=" else constant
+            return None, after_prefix(constant[: field.stop]) if longer or self.sign == "<=" else constant
         return NO_BOUNDS
 
     def disjoint(self, other: Any) -> bool:
@@ -291,7 +291,7 @@ def _apart(one: Bounds, other: Bounds) -> bool:
     )
 
 
-def _after(prefix: bytes) -> bytes | None:
+def after_prefix(prefix: bytes) -> bytes | None:
     """The least key above all that begin with the prefix; None when there is none."""
     cut = prefix.rstrip(b"\xff")
     return cut[:-1] + bytes([cut[-1] + 1]) if cut else None

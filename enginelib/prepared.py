@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from enginelib._native.engine.door import CoreKeyspace
+from enginelib._native.engine.door import CoreKeyspace, oldest_running
 from enginelib.errors import Error, HeuristicOutcome, NotPrepared, UsageError
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def prepare(txn: Transaction, xid: str) -> None:
     outcomes = _outcomes(database, True)
     if any(row[0] == code for row in database.prepared_rows()):
         raise ValueError(f"A transaction of xid {xid!r} is prepared already.")
+    if database.before_commit_hook is not None and txn.id:
+        txn.ask_before()
     if txn.get_for_update(outcomes, code) is not None:
         raise ValueError(
             f"The outcome of a transaction of xid {xid!r} is kept: it was committed. Choose another, or forget() it."
@@ -120,6 +122,8 @@ def commit(database: Database, xid: str, heuristic: bool) -> None:
     if heuristic:
         _mark(database, code, HEURISTIC_COMMIT)
     if database.end_prepared(code, True):
+        if database.after_commit_hook is not None:
+            database.after_commit_hook(oldest_running(database)[1])
         return
     found = outcome(database, xid)
     if found in ("committed", "heuristically_committed"):

@@ -33,6 +33,9 @@ class CoreDatabase:
     def end_prepared(self, xid: bytes, commit: bool) -> bool: ...
     def prepared_rows(self) -> list[tuple[bytes, int, int, str, int, int, tuple[int, ...]]]: ...
     prepared_count: int
+    before_commit_hook: Callable[[Any], Any] | None    # what enginelib.hooks hangs in: before a commit, with the transaction,
+    after_commit_hook: Callable[[int], Any] | None     # and after it, with the LSN behind its record
+    transaction_class: type
     def keyspace_rows(self) -> list[tuple[str, int, str]]: ...            # (name, id, backend), newest committed state
     def set_before(self, name: str, before: str) -> None: ...             # what is logged of what keys held before: "none", "key" or "full"; KeyError
     def drop_keyspace(self, name: str) -> None: ...    # in a transaction of its own; the txn-bound forms are on CoreTransaction
@@ -111,6 +114,7 @@ class CoreTransaction:
     supplied: Any                                       # its time and random numbers
     def log_call(self, now: int, seed: int, name: bytes, args: bytes) -> None: ...     # beside its changes, if there are any
     def tag_origin(self, origin: bytes) -> None: ...    # where its changes were made first: logged beside them, if there are any
+    def ask_before(self) -> None: ...                   # calls the hook of before_commit; what it raises aborts
     def prepare_as(self, xid: bytes) -> None: ...       # durably; this handle has ended then
     def wall_micros(self) -> int: ...                   # the wall clock as commits have it: it never goes back
     def commit(self) -> None: ...

@@ -12,6 +12,11 @@ cdef class CoreDatabase:
     cdef readonly str path
     cdef readonly bint closed
     cdef unsigned long procedure_thread     # see procedures.pxd
+    # What enginelib.hooks hangs in, None where nobody does: called with a transaction that is about to commit (or to be prepared) and has changed something;
+    # called with the LSN behind a commit record, once the commit is done.
+    cdef public object before_commit_hook
+    cdef public object after_commit_hook
+    cdef public type transaction_class      # of what hooks are called with
     cdef object __weakref__
     cdef object begin_transaction(self, type cls, bint read_only, int durability, double lock_timeout, int isolation, bint deferrable, bint batch)
     cpdef int alive(self) except -1

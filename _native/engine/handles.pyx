@@ -30,6 +30,7 @@ cdef class CoreDatabase:
     def __init__(self, str path, **options):
         self.path = path
         self.closed = True
+        self.transaction_class = CoreTransaction
         self.engine = Engine()
         self.engine.open(path, **options)
         self.closed = False
@@ -351,8 +352,8 @@ cdef class CoreKeyspace:
         return CoreKeyspace.get(self, key, MISSING) is not MISSING
 
     cdef object put_stepwise(self, int op, bytes key, bytes value):
-        """As put_one, of what one latch hold cannot do."""
-        with self.database.core_transaction(CoreTransaction, isolation=READ_COMMITTED) as txn:
+        """As put_one, of what one latch hold cannot do, or hooks look at."""
+        with self.database.core_transaction(self.database.transaction_class, isolation=READ_COMMITTED) as txn:
             if op == OP_DELETE:
                 return txn.delete(self, key)
             txn.put(self, key, value)
@@ -363,6 +364,7 @@ cdef class CoreKeyspace:
         cdef TxnManager m = self.m
         cdef Txn* t
         cdef Lack lack
+        cdef uint64_t lsn
         cdef int status, answer
         cdef const char* p = PyBytes_AS_STRING(value) if value is not None else NULL
         cdef size_t n = PyBytes_GET_SIZE(value) if value is not None else 0
@@ -370,7 +372,7 @@ cdef class CoreKeyspace:
             self.database.alive()
         if PyBytes_GET_SIZE(key) > <Py_ssize_t>self.max_key:
             too_long(self.max_key, key)
-        if n + PyBytes_GET_SIZE(key) > self.max_inline:
+        if n + PyBytes_GET_SIZE(key) > self.max_inline or self.database.before_commit_hook is not None:
             return self.put_stepwise(op, key, value)
         lack_init(&lack)
         latch_enter(&e.latch)
@@ -409,10 +411,13 @@ cdef class CoreKeyspace:
             raise_status(answer)
         status = commit_txn(e, t)
         latch_enter(&e.latch)
+        lsn = t.commit_lsn
         m.finish(t)
         latch_unlock(&e.latch)
         if status != OK:
             raise_status(status)
+        if self.database.after_commit_hook is not None and lsn:
+            self.database.after_commit_hook(lsn)
         return answer == OK
 
     def put(self, key, value):
@@ -437,7 +442,7 @@ cdef class CoreKeyspace:
 
     def put_many(self, pairs):
         """Sets many keys in one transaction; returns how many."""
-        with self.database.core_transaction(CoreTransaction) as txn:
+        with self.database.core_transaction(self.database.transaction_class) as txn:
             return txn.put_many(self, pairs)
 
     @property

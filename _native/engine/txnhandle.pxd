@@ -20,6 +20,8 @@ cdef class CoreTransaction:
     cdef bint in_use                # a thread is inside an operation that let the GIL go
     cdef uint64_t ended_id
     cdef uint64_t ended_ts
+    cdef uint64_t ended_lsn
+    cdef bint asking                # a before_commit hook is inside
     cdef uint64_t* matches          # predicates that the change about to be made matches, that others have read
     cdef size_t match_count
     cdef uint64_t number_           # kept when the core's structure has gone

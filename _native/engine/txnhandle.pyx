@@ -538,6 +538,7 @@ cdef class CoreTransaction:
             self.ended_id = self.t.id
             self.number_ = self.t.number
             self.ended_ts = self.t.commit_ts if self.t.state == TXN_COMMITTED else 0
+            self.ended_lsn = self.t.commit_lsn
             if self.t.state == TXN_ABORTED and self.ended_id == 0:
                 self.ended_id = <uint64_t>-1
             self.m.finish(self.t)
@@ -558,6 +559,16 @@ cdef class CoreTransaction:
         if status != OK:
             latch_unlock(&self.engine.latch)
             raise_status(status)
+        if self.database.before_commit_hook is not None and self.t.id != 0:
+            latch_unlock(&self.engine.latch)
+            self.ask_before()
+            latch_enter(&self.engine.latch)
+            status = self.still()
+            if status == OK:
+                status = self.m.check(self.t, False)
+            if status != OK:
+                latch_unlock(&self.engine.latch)
+                raise_status(status)
         catalog = self.t.catalog
         self.in_use = True
         try:
@@ -569,6 +580,21 @@ cdef class CoreTransaction:
         self.finish_now()
         if catalog or self.engine.names_stale:
             self.engine.renew_names()
+        if self.database.after_commit_hook is not None and self.ended_lsn:
+            self.database.after_commit_hook(self.ended_lsn)
+
+    def ask_before(self):
+        """Calls what looks at transactions before they commit; what that raises aborts this one."""
+        if self.asking:
+            raise_status(fail(E_USAGE, b"a before_commit hook neither commits nor prepares the transaction that it is called with"))
+        self.asking = True
+        try:
+            self.database.before_commit_hook(self)
+        except BaseException:
+            self.asking = False
+            self.abort()
+            raise
+        self.asking = False
 
     def commit_later(self):
         """Logs the commit, and leaves it to `complete` to make it visible and as durable as asked; whether that is still to be done."""
@@ -576,6 +602,10 @@ cdef class CoreTransaction:
         self.idle()
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
+        if self.database.before_commit_hook is not None and self.t.id != 0:
+            self.ask_before()
+            if self.t == NULL:
+                raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
         latch_enter(&self.engine.latch)
         status = self.still()
         if status == OK:
@@ -608,6 +638,8 @@ cdef class CoreTransaction:
         self.finish_now()
         if catalog or e.names_stale:
             e.renew_names()
+        if self.database.after_commit_hook is not None and self.ended_lsn:
+            self.database.after_commit_hook(self.ended_lsn)
 
     def abort(self):
         """Undoes everything; does nothing once the transaction has ended."""

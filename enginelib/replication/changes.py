@@ -43,6 +43,8 @@ MOST_UNACKNOWLEDGED = 100_000
 class Changes:
     """A stream of changes; from `Database.changes`. Iterate over it, by one thread at a time, and close it."""
 
+    _slot: str | None
+
     def __init__(
         self,
         database: Database,
@@ -64,13 +66,7 @@ class Changes:
             raise ValueError("A slot knows where it stands: leave since out.")
         if follow and database.read_only:
             raise ReadOnlyError("A database that was opened read-only stands still: there is nothing to follow.")
-        self._database = database
-        self._follow = follow
-        self._slot: str | None = None
-        self._delivered: deque[tuple[int, int]] = deque()  # (lsn, what log is needed once it is acknowledged)
-        self._count = 0
-        self._closed = False
-        self._inside = False
+        self._begin(database, follow)
         wanted = None if keyspaces is None else frozenset(keyspaces)
         if slot is None:
             self._reader = ChangeReader(database, since, None, wanted, memory, False, include_before, prepared=prepared)
@@ -87,6 +83,15 @@ class Changes:
         )
         database.slots_in_use.add(slot)
         self._slot = slot
+
+    def _begin(self, database: Database, follow: bool) -> None:
+        self._database = database
+        self._follow = follow
+        self._slot = None
+        self._delivered: deque[tuple[int, int]] = deque()  # (lsn, what log is needed once it is acknowledged)
+        self._count = 0
+        self._closed = False
+        self._inside = False
 
     @property
     def position(self) -> int:
@@ -221,6 +226,20 @@ class Slot:
     valid: bool
     active: bool
     created: float
+
+
+def from_now(database: Database) -> Changes:
+    """Returns a stream of everything that commits from now on."""
+    made = Changes.__new__(Changes)
+    made._begin(database, follow=True)
+    holding = ChangeReader(database, None, None, None, GATHERED, False)  # holds what log there is
+    try:
+        restart, end = _whole_from(database, holding)
+        database.sync()
+        made._reader = ChangeReader(database, end, restart, None, GATHERED, True)
+    finally:
+        holding.close()
+    return made
 
 
 def create_slot(database: Database, name: str, since: int | None, max_lag: int) -> Slot:

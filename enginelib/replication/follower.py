@@ -279,9 +279,12 @@ class Follower:
                 batch = stream.next_many(BATCH, WAIT)
                 if batch:
                     self._idle = False
+                    leader.acknowledge(position.slot, received=batch[-1].lsn)
                     self._apply(batch)
+                    leader.acknowledge(position.slot, applied=batch[-1].lsn)
                 else:
                     self._idle = True
+                    leader.acknowledge(position.slot, applied=stream.position)  # commits with nothing to apply
                 now = time.monotonic()
                 if now - told >= ACKNOWLEDGE or self._stopping:
                     told = now

@@ -1,0 +1,322 @@
+"""Hooks: what is called with commits, before them and after.
+
+Data flow: a `CommitHook` has a thread of its own that reads the change stream from where the log stood when the hook was
+made, and calls back for each change: after durability, in commit order, off the writers' path. A `Watcher` is one such
+thread for all futures of `Database.watch`. `Gate` is what every commit passes once it is done, where there is a
+reason to: it keeps a writer waiting while a hook is too far behind (back-pressure), and until enough followers have
+acknowledged (`enginelib.replication.acknowledge`). Without hooks a commit pays for a comparison with None.
+
+Invariants: a hook that raises harms nobody: it is logged, counted, and goes on with the next change. A hook's own
+commits never wait for hooks. What `before_commit` calls raises into the committing thread, whose transaction is aborted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from enginelib._native.engine.door import oldest_running
+from enginelib.errors import DatabaseClosed, Error
+
+if TYPE_CHECKING:
+    from enginelib._native.engine.door import Change, Operation
+    from enginelib.database import Database
+    from enginelib.keyspace import Keyspace
+    from enginelib.transaction import Transaction
+
+logger = logging.getLogger("enginelib")
+
+MAX_LAG = 64 << 20
+SLICE = 0.05
+WAIT = 3600.0
+
+
+class Holder(Protocol):
+    """Something that may keep a committing thread waiting, or call `Gate.moved` when it may go on."""
+
+    def must_wait(self, lsn: int) -> bool:
+        """Whether a commit whose record ends at that LSN has to wait."""
+
+
+class Gate:
+    """What a commit passes when it is done: called with the LSN behind its record."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._moved = threading.Condition()
+        self._holders: list[Holder] = []
+        self.hook_threads: set[int] = set()  # their identifiers
+        self.waits = 0
+        self.seconds = 0.0
+
+    def add(self, holder: Holder) -> None:
+        """From now on commits ask it."""
+        with self._moved:
+            self._holders = [*self._holders, holder]
+            self._database.after_commit_hook = self
+
+    def remove(self, holder: Holder) -> None:
+        """It is asked no more; who waits for it goes on."""
+        with self._moved:
+            self._holders = [each for each in self._holders if each is not holder]
+            if not self._holders:
+                self._database.after_commit_hook = None
+            self._moved.notify_all()
+
+    def moved(self) -> None:
+        """Something has happened that a waiting commit may have waited for."""
+        with self._moved:
+            self._moved.notify_all()
+
+    def __call__(self, lsn: int) -> None:
+        """Keeps the caller as long as one of the holders says so; what a holder raises is the caller's."""
+        if not any(each.must_wait(lsn) for each in self._holders):
+            return
+        began = time.monotonic()
+        self.waits += 1
+        try:
+            with self._moved:
+                while not self._database.closed and any(each.must_wait(lsn) for each in self._holders):
+                    self._moved.wait(SLICE)
+        finally:
+            self.seconds += time.monotonic() - began
+
+
+class Reader:
+    """A thread that reads the changes from where the log stands now."""
+
+    name = "enginelib-hook"
+
+    def __init__(self, database: Database) -> None:
+        from enginelib.replication.changes import from_now
+
+        self.database = database
+        self.stream = from_now(database)
+        self.done = self.stream.position
+        self.closing = False
+        self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def begin(self) -> None:
+        """Starts the thread."""
+        self.thread.start()
+
+    def _run(self) -> None:
+        gate = self.database.gate
+        ident = threading.get_ident()
+        gate.hook_threads.add(ident)
+        try:
+            while not self.closing and not self.database.closed:
+                change = self.stream.next(WAIT)
+                if change is not None and not self.closing:
+                    self.take(change)
+                self.done = self.stream.position
+                gate.moved()
+        except DatabaseClosed:
+            pass
+        except Error as error:
+            logger.error("%s: a hook has ended: %s", self.database.path, error)
+        finally:
+            gate.hook_threads.discard(ident)
+            self.stream.close()
+            self.ended()
+
+    def take(self, change: Change) -> None:
+        """Does what is to be done with a change."""
+        raise AssertionError(f"{type(self).__name__} takes no changes")
+
+    def ended(self) -> None:
+        """The thread is about to end."""
+
+    def close(self) -> None:
+        """Ends the thread, and waits until it has; not for itself."""
+        self.closing = True
+        self.stream.close()
+        if self.thread is not threading.current_thread() and self.thread.is_alive():
+            self.thread.join()
+
+
+class CommitHook(Reader):
+    """A hook of `Database.on_commit`; close it, or use it in a ``with`` block.
+
+    Attributes:
+        calls: how often it has called back.
+        failures: how often that raised.
+    """
+
+    def __init__(self, database: Database, callback: Callable[[Change], Any], max_lag_bytes: int) -> None:
+        """See `Database.on_commit`."""
+        if max_lag_bytes < 1:
+            raise ValueError(f"max_lag_bytes={max_lag_bytes} must be positive.")
+        super().__init__(database)
+        self._callback = callback
+        self._max_lag = max_lag_bytes
+        self.calls = 0
+        self.failures = 0
+        database.commit_hooks.append(self)
+        database.gate.add(self)
+        self.begin()
+
+    @property
+    def position(self) -> int:
+        """The LSN up to which it has been called."""
+        return self.done
+
+    def must_wait(self, lsn: int) -> bool:
+        """Whether it is too far behind."""
+        behind = lsn - self.done > self._max_lag and not self.closing
+        return behind and threading.get_ident() not in self.database.gate.hook_threads
+
+    def take(self, change: Change) -> None:
+        """Calls back."""
+        self.calls += 1
+        try:
+            self._callback(change)
+        except Exception:
+            self.failures += 1
+            logger.exception("%s: a commit hook failed at LSN %d", self.database.path, change.lsn)
+
+    def ended(self) -> None:
+        """Nobody waits for it any more."""
+        self.database.gate.remove(self)
+        with suppress(ValueError):
+            self.database.commit_hooks.remove(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Watch:
+    """A future, and what it waits for."""
+
+    __slots__ = ("future", "keyspace", "since", "start", "stop")
+
+    def __init__(self, keyspace: str, start: bytes, stop: bytes | None, since: int) -> None:
+        self.keyspace = keyspace
+        self.start = start
+        self.stop = stop  # None: to the end
+        self.since = since
+        self.future: Future[Change] = Future()
+
+    def touched_by(self, o: Operation) -> bool:
+        """Whether the operation changes a key of the range, or what becomes of the keyspace."""
+        if o.keyspace != self.keyspace:
+            return False
+        if o.key is None or o.op == "create_keyspace":
+            return True
+        if o.op == "delete_range":
+            return (o.value is None or self.start < o.value) and (self.stop is None or o.key < self.stop)
+        return self.start <= o.key and (self.stop is None or o.key < self.stop)
+
+
+class Watcher(Reader):
+    """The thread behind `Database.watch`; it ends with the last of the futures."""
+
+    name = "enginelib-watch"
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._lock = threading.Lock()
+        self._watches: list[Watch] = []
+        self._over = False
+
+    def add(self, watch: Watch) -> bool:
+        """Takes one on; False where the thread is about to end."""
+        with self._lock:
+            if self._over:
+                return False
+            self._watches.append(watch)
+            return True
+
+    def take(self, change: Change) -> None:
+        """Resolves what the change touches."""
+        with self._lock:
+            waiting = [w for w in self._watches if not w.future.done()]
+        hit = [
+            w
+            for w in waiting
+            if change.lsn > w.since and any(w.touched_by(operation) for operation in change.operations)
+        ]
+        for watch in hit:
+            if watch.future.set_running_or_notify_cancel():
+                watch.future.set_result(change)
+        with self._lock:
+            self._watches = [w for w in self._watches if not w.future.done()]
+            self._over = self.closing = not self._watches
+
+    def ended(self) -> None:
+        """What is left will never be told."""
+        with self._lock:
+            self._over = True
+            left, self._watches = self._watches, []
+        for watch in left:
+            watch.future.cancel()
+
+
+class BeforeHook:
+    """A hook of `Database.before_commit`; close it, or use it in a ``with`` block."""
+
+    def __init__(self, database: Database, callback: Callable[[Transaction], Any]) -> None:
+        """See `Database.before_commit`."""
+        self._database = database
+        self.callback = callback
+        database.before_hooks = (*database.before_hooks, self)
+        database.before_commit_hook = ask_before_hooks
+
+    def close(self) -> None:
+        """It is called no more."""
+        database = self._database
+        database.before_hooks = tuple(each for each in database.before_hooks if each is not self)
+        if not database.before_hooks:
+            database.before_commit_hook = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def ask_before_hooks(txn: Transaction) -> None:
+    """Calls the hooks of `Database.before_commit`, in the order they were made."""
+    for hook in txn.database.before_hooks:
+        hook.callback(txn)
+
+
+def watch(database: Database, keyspace: Keyspace, key: Any, prefix: Any) -> Future[Change]:
+    """See `Database.watch`."""
+    from enginelib.predicates import after_prefix
+
+    if key is not None and prefix is not None:
+        raise ValueError("watch takes a key or a prefix, not both.")
+    if key is not None:
+        start = bytes(memoryview(key))
+        stop: bytes | None = start + b"\0"
+    else:
+        start = b"" if prefix is None else bytes(memoryview(prefix))
+        stop = after_prefix(start)
+    made = Watch(keyspace.name, start, stop, 0)
+    with database.watch_lock:
+        while True:
+            watcher = database.watcher
+            fresh = watcher is None or not watcher.thread.is_alive()
+            if fresh or watcher is None:
+                watcher = database.watcher = Watcher(database)
+            made.since = oldest_running(database)[1]
+            if watcher.add(made):
+                if fresh:
+                    watcher.begin()
+                return made.future
+            watcher.close()

@@ -1,0 +1,126 @@
+"""Acknowledgements: how far each follower is, and commits that wait until enough of them are far enough.
+
+A follower, or whatever carries changes to it, tells the leader up to which LSN it has received and applied them. Where a
+database requires acknowledgements, a commit, once it is durable here, waits in `enginelib.hooks.Gate` until as many
+followers as are required have told of its record. What a commit cannot do is take back: one that runs out of time
+stands here, and says how many had acknowledged it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from enginelib.errors import AcknowledgementTimeout
+
+if TYPE_CHECKING:
+    from enginelib.database import Database
+
+logger = logging.getLogger("enginelib")
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """How far a follower is, in LSNs of its leader."""
+
+    received: int = 0
+    applied: int = 0
+    when: float = 0.0
+
+
+class Required:
+    """What commits wait for; see `Database.require_acknowledgements`."""
+
+    def __init__(
+        self,
+        database: Database,
+        followers: int,
+        mode: Literal["received", "applied"],
+        timeout: float | None,
+        on_timeout: Literal["raise", "continue"],
+    ) -> None:
+        if followers < 1:
+            raise ValueError(f"followers={followers} must be positive; 0 for none is asked of the database.")
+        if mode not in ("received", "applied"):
+            raise ValueError(f"mode={mode!r} is not one of 'received', 'applied'.")
+        if on_timeout not in ("raise", "continue"):
+            raise ValueError(f"on_timeout={on_timeout!r} is not one of 'raise', 'continue'.")
+        if timeout is not None and timeout < 0:
+            raise ValueError(f"timeout={timeout} must not be negative.")
+        self.database = database
+        self.followers = followers
+        self.mode = mode
+        self.timeout = timeout
+        self.on_timeout = on_timeout
+        self.timeouts = 0
+        self.behind = 0  # not 0: commits do not wait until this LSN is acknowledged
+        self._began: dict[int, float] = {}
+
+    def count(self, lsn: int) -> int:
+        """How many followers have acknowledged that LSN."""
+        applied = self.mode == "applied"
+        return sum((f.applied if applied else f.received) >= lsn for f in list(self.database.followers.values()))
+
+    def must_wait(self, lsn: int) -> bool:
+        """Whether a commit has to wait; gives it up when it has waited for long enough."""
+        if self.behind:
+            if self.count(self.behind) < self.followers:
+                return False
+            self.behind = 0
+            logger.info("%s: followers have caught up: commits wait for them again", self.database.path)
+        found = self.count(lsn)
+        if found >= self.followers:
+            self._began.pop(lsn, None)
+            return False
+        if self.timeout is None:
+            return True
+        began = self._began.setdefault(lsn, time.monotonic())
+        if time.monotonic() - began < self.timeout:
+            return True
+        self._began.pop(lsn, None)
+        self.timeouts += 1
+        if self.on_timeout == "continue":
+            self.behind = lsn
+            logger.warning(
+                "%s: %d of %d followers acknowledged a commit within %g s: commits do not wait until they catch up",
+                self.database.path,
+                found,
+                self.followers,
+                self.timeout,
+            )
+            return False
+        raise AcknowledgementTimeout(
+            f"The commit stands here, and {found} of {self.followers} followers have {self.mode} it within "
+            f"{self.timeout:g} s.",
+            lsn=lsn,
+            acknowledged=found,
+        )
+
+
+def require(
+    database: Database,
+    followers: int,
+    mode: Literal["received", "applied"],
+    timeout: float | None,
+    on_timeout: Literal["raise", "continue"],
+) -> None:
+    """See `Database.require_acknowledgements`."""
+    made = Required(database, followers, mode, timeout, on_timeout) if followers else None
+    if database.required is not None:
+        database.gate.remove(database.required)
+    database.required = made
+    if made is not None:
+        database.gate.add(made)
+
+
+def acknowledge(database: Database, name: str, received: int | None, applied: int | None) -> None:
+    """See `Database.acknowledge`."""
+    follower = database.followers.setdefault(name, Acknowledged())
+    if applied is not None:
+        follower.applied = max(follower.applied, applied)
+    follower.received = max(follower.received, follower.applied, received or 0)
+    follower.when = time.time()
+    if database.required is not None:
+        database.gate.moved()

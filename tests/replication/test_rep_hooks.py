@@ -1,0 +1,261 @@
+"""Hooks: after commits, before them, and futures of the next change of a key."""
+
+import logging
+import threading
+from concurrent.futures import CancelledError
+
+import pytest
+
+import enginelib
+
+
+@pytest.fixture
+def ks(db, tree):
+    return db.keyspace("k", **tree)
+
+
+def wait_until(condition, seconds=20.0):
+    done = threading.Event()
+    for _ in range(int(seconds * 1000)):
+        if condition():
+            return
+        done.wait(0.001)
+    pytest.fail("it never came to that")
+
+
+# ---- after
+
+
+def test_a_hook_is_called_for_every_commit_in_order(db, ks):
+    seen = []
+    ks.put(b"before", b"")
+    with db.on_commit(lambda change: seen.append((change.sequence, [o.key for o in change.operations]))) as hook:
+        for i in range(50):
+            ks.put(b"%02d" % i, b"")
+        with db.transaction() as txn:
+            txn.put(ks, b"x", b"")
+            txn.put(ks, b"y", b"")
+        with pytest.raises(ZeroDivisionError), db.transaction() as txn:
+            txn.put(ks, b"never", b"")
+            raise ZeroDivisionError
+        wait_until(lambda: len(seen) == 51)
+    assert [keys for _, keys in seen] == [[b"%02d" % i] for i in range(50)] + [[b"x", b"y"]]
+    assert [n for n, _ in seen] == sorted({n for n, _ in seen})
+    assert hook.calls == 51 and hook.failures == 0
+    ks.put(b"after", b"")
+    assert hook.calls == 51 and db.commit_hooks == [] and db.after_commit_hook is None
+
+
+def test_one_that_raises_harms_nobody(db, ks, caplog):
+    with caplog.at_level(logging.ERROR, "enginelib"), db.on_commit(lambda change: 1 / 0) as hook:
+        ks.put(b"a", b"1")
+        ks.put(b"b", b"1")
+        wait_until(lambda: hook.failures == 2)
+        assert db.stats()["hooks"] == {"on_commit": 1, "calls": 2, "failures": 2, "commits_that_waited": 0, "seconds_waited": 0.0}
+    assert "a commit hook failed" in caplog.text and ks.get(b"b") == b"1"
+
+
+def test_a_slow_one_slows_the_writers(db, ks):
+    go = threading.Event()
+    with db.on_commit(lambda change: go.wait(20), max_lag_bytes=20_000) as hook:
+        written = []
+
+        def write():
+            for i in range(100):
+                ks.put(b"%03d" % i, b"x" * 1000)
+                written.append(i)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        wait_until(lambda: db.gate.waits and hook.calls)
+        assert 10 < len(written) < 40 and hook.calls == 1
+        go.set()
+        writer.join()
+        wait_until(lambda: hook.calls == 100)
+    assert len(written) == 100
+
+
+def test_one_may_write_and_does_not_wait_for_itself(db, ks):
+    log = db.keyspace("log")
+
+    def note(change):
+        if change.operations[0].keyspace == "k":
+            log.put(b"%09d" % change.sequence, b"x" * 1000)
+
+    with db.on_commit(note, max_lag_bytes=2000):
+        for i in range(30):
+            ks.put(b"%d" % i, b"x" * 500)
+        wait_until(lambda: len(list(log.scan())) == 30)
+
+
+def test_closing_ends_them(db, ks, path):
+    go = threading.Event()
+    hook = db.on_commit(lambda change: go.wait(20), max_lag_bytes=1)
+    ks.put(b"a", b"")
+    wait_until(lambda: hook.calls)
+    stuck = threading.Thread(target=ks.put, args=(b"b", b"x" * 5000))
+    stuck.start()
+    wait_until(lambda: db.gate.waits)
+    closing = threading.Thread(target=db.close)
+    closing.start()
+    go.set()
+    closing.join(20)
+    stuck.join(20)
+    assert not closing.is_alive() and not stuck.is_alive() and not hook.thread.is_alive()
+    with enginelib.open(path) as again:
+        assert again["k"].get(b"b") is not None
+    with pytest.raises(enginelib.DatabaseClosed):
+        db.on_commit(print)
+
+
+def test_one_closed_by_itself(db, ks):
+    seen = []
+
+    def once(change):
+        seen.append(change)
+        hook.close()
+
+    hook = db.on_commit(once)
+    ks.put(b"a", b"")
+    hook.thread.join(20)
+    ks.put(b"b", b"")
+    assert len(seen) == 1 and db.commit_hooks == []
+
+
+# ---- watching
+
+
+@pytest.mark.parametrize("touch", ["put", "delete", "range", "drop", "rename"])
+def test_a_future_of_the_next_change(db, tree, touch):
+    ks = db.keyspace("k", **tree)
+    ks.put(b"b", b"1")
+    future = db.watch(ks, b"b")
+    ks.put(b"a", b"1")
+    ks.put(b"bb", b"1")
+    db.keyspace("other").put(b"b", b"1")
+    assert not future.done()
+    if touch == "put":
+        ks.put(b"b", b"2")
+    elif touch == "delete":
+        ks.delete(b"b")
+    elif touch == "range":
+        with db.transaction() as txn:
+            txn.delete_range(ks, b"a", b"c")
+    elif touch == "drop":
+        db.drop_keyspace("k")
+    else:
+        db.rename_keyspace("k", "l")
+    change = future.result(20)
+    assert any(o.keyspace == "k" for o in change.operations)
+    wait_until(lambda: not db.watcher.thread.is_alive())
+
+
+def test_it_misses_nothing_and_tells_of_nothing_before(db, ks):
+    for i in range(50):
+        ks.put(b"w", b"before")
+        future = db.watch(ks, b"w")
+        ks.put(b"w", b"%d" % i)
+        assert future.result(20).operations[0].value == b"%d" % i
+
+
+def test_prefixes_and_whole_keyspaces(db, ks):
+    prefix, whole, other = db.watch(ks, prefix=b"a\xff"), db.watch(ks), db.watch(ks, prefix=b"b")
+    ks.put(b"a", b"")
+    assert whole.result(20).operations[0].key == b"a"
+    ks.put(b"a\xff\xff", b"")
+    assert prefix.result(20).operations[0].key == b"a\xff\xff" and not other.done()
+    with pytest.raises(ValueError, match="not both"):
+        db.watch(ks, b"a", prefix=b"b")
+    other.cancel()
+
+
+def test_closing_cancels(db, ks):
+    future = db.watch(ks, b"a")
+    db.close()
+    with pytest.raises(CancelledError):
+        future.result(20)
+
+
+# ---- before
+
+
+def test_one_may_add_and_veto(db, ks):
+    audit = db.keyspace("audit")
+
+    def check(txn):
+        if txn.get(ks, b"balance", b"0").startswith(b"-"):
+            raise ValueError("no debts")
+        txn.put(audit, b"%d" % txn.number, b"")
+
+    with db.before_commit(check):
+        ks.put(b"balance", b"5")
+        with pytest.raises(ValueError, match="no debts"):
+            ks.put(b"balance", b"-5")
+        with pytest.raises(ValueError, match="no debts"), db.transaction() as txn:
+            txn.put(ks, b"other", b"1")
+            txn.put(ks, b"balance", b"-1")
+        assert txn.state == "aborted"
+        txn = db.transaction()
+        txn.put(ks, b"balance", b"-1")
+        with pytest.raises(ValueError, match="no debts"):
+            txn.commit()
+        assert txn.state == "aborted"
+        with pytest.raises(ValueError, match="no debts"):
+            db.run(lambda txn: txn.put(ks, b"balance", b"-2"))
+        with db.transaction() as txn:
+            txn.get(ks, b"balance")
+        assert ks.get(b"balance") == b"5" and ks.get(b"other") is None
+        assert len(list(audit.scan())) == 1
+        ks.put_many([(b"x", b"1"), (b"y", b"1")])
+        ks[b"z"] = b"1"
+        del ks[b"z"]
+        assert len(list(audit.scan())) == 4
+    ks.put(b"balance", b"-5")
+    assert db.before_commit_hook is None
+
+
+def test_it_looks_at_procedures_and_prepares(db, ks):
+    calls = []
+
+    @db.procedure
+    def act(txn, value):
+        txn.put(ks, b"p", value)
+
+    def check(txn):
+        calls.append(txn.isolation)
+        if txn.get(ks, b"p") == b"bad":
+            raise ValueError("bad")
+
+    with db.before_commit(check):
+        db.call(act, b"good")
+        with pytest.raises(ValueError, match="bad"):
+            db.call(act, b"bad")
+        with pytest.raises(ValueError, match="bad"):
+            db.submit(act, b"bad").result()
+        txn = db.transaction()
+        txn.put(ks, b"p", b"bad")
+        with pytest.raises(ValueError, match="bad"):
+            txn.prepare("x")
+        assert txn.state == "aborted" and db.prepared() == []
+        txn = db.transaction()
+        txn.put(ks, b"p", b"fine")
+        txn.prepare("x")
+        asked = len(calls)
+        db.commit_prepared("x")
+        assert len(calls) == asked
+    assert ks.get(b"p") == b"fine" and "serial" in calls
+
+
+def test_it_cannot_end_the_transaction(db, ks):
+    with db.before_commit(lambda txn: txn.commit()), pytest.raises(enginelib.UsageError, match="neither commits"):
+        ks.put(b"a", b"1")
+    with db.before_commit(lambda txn: txn.abort()), pytest.raises(enginelib.TransactionClosed):
+        ks.put(b"a", b"1")
+    assert ks.get(b"a") is None
+
+
+def test_several_are_asked_in_order(db, ks):
+    order = []
+    with db.before_commit(lambda txn: order.append(1)), db.before_commit(lambda txn: order.append(2)):
+        ks.put(b"a", b"1")
+    assert order == [1, 2]
