@@ -457,15 +457,19 @@ class Database(CoreDatabase):
         1970."""
         return prepared.outcomes(self)
 
-    def forget(self, xid: str) -> None:
+    def forget(self, xid: str, *, durability: Durability | DurabilityName = "sync") -> None:
         """Drops the outcome of a transaction that has ended; its xid may be used again.
 
         A coordinator calls it once it will not ask any more; outcomes are kept until then. Does nothing when none is.
 
+        Args:
+            xid: what it was prepared as.
+            durability: when this returns: a crash may bring back what was forgotten by less than ``"sync"``.
+
         Raises:
             UsageError: it is still prepared.
         """
-        prepared.forget(self, xid)
+        prepared.forget(self, xid, durability)
 
     # ---- locks
 
