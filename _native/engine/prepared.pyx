@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from ..base.latch cimport condition_broadcast, condition_wait, latch_enter, latch_lock, latch_unlock
-from ..base.status cimport OK, AGAIN, E_READONLY, E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status
+from ..base.status cimport OK, AGAIN, E_LOG, E_READONLY, E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status
 from ..log.writer cimport SYNC
 from ..txn.prepared cimport LONGEST_XID, LockTable, locks_encode, prepare, prepared_find, promise_drop, promise_xid
 from ..txn.transaction cimport Lack, TxnManager, lack_init
@@ -135,6 +135,8 @@ cdef int end_one(Engine e, TxnManager m, Txn* t, bint commit) noexcept nogil:
         status = m.commit_begin(t)
         if status == AGAIN:
             status = m.commit_end(t, e.log.flush(t.commit_lsn, SYNC))
+    elif m.failed or e.log.failed:             # an abort that is not in the log would come back, with its locks gone meanwhile
+        status = fail(E_LOG, b"the log has failed: what is prepared can be rolled back once the database has been opened again")
     else:
         lack_init(&lack)
         while True:
@@ -145,7 +147,7 @@ cdef int end_one(Engine e, TxnManager m, Txn* t, bint commit) noexcept nogil:
             if status != OK:
                 break
         m.settle(&lack)
-        if status == OK and not e.log.failed:
+        if status == OK:
             status = e.log.flush(t.last_lsn + 1, SYNC)
             m.publish()
             if status != OK:

@@ -322,7 +322,10 @@ class Coordinator:
                 self._forget(gtrid, [by_name[name] for name in self.decisions().get(gtrid, ())])
         for name, branch in by_name.items():
             if name not in found.unreachable:
-                self._clean(found, branch)
+                try:
+                    self._clean(found, branch)
+                except Exception as error:
+                    found.unreachable[name] = error
         self._step("resolved")
         return found
 

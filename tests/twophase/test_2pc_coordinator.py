@@ -1,5 +1,6 @@
 """The coordinator: everywhere or nowhere, whoever fails, and what is left in doubt is ended rightly."""
 
+import errno
 import threading
 
 import pytest
@@ -303,7 +304,7 @@ def test_a_decision_that_may_be_durable_stays_in_doubt_until_it_is_known(tmp_pat
 
     vfs, toy = FaultVfs(), Toy("toy")
     db = enginelib.Database("/db", vfs=vfs, background=False, segment_size=1 << 20)
-    coordinator = Coordinator(db, "c", step=lambda step: step == "decide" and vfs.fail("fdatasync", 5))
+    coordinator = Coordinator(db, "c", step=lambda step: step == "decide" and vfs.inject(1, errno.EIO))  # the write, then the sync
     put(branch)
     with pytest.raises(OutcomeUnknown):
         coordinator.commit(branch, toy)
