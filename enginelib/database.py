@@ -112,6 +112,7 @@ class Database(CoreDatabase):
         self.slots_in_use: set[str] = set()
         self.outcomes_keyspace: Any = None
         self.warned_of: set[str] = set()
+        self.warn_again = 0.0
         _open_databases.add(self)
         replayed = self.recovery
         if replayed["records"] or replayed["rolled_back"]:

@@ -235,7 +235,11 @@ def outcomes(database: Database) -> list[tuple[str, str, float]]:
 
 def warn_of_age(database: Database) -> None:
     """Logs a warning, once for each, of transactions that have been in doubt for longer than the option says."""
-    for each in prepared(database) if database.prepared_count else ():
+    now = time.monotonic()
+    if not database.prepared_count or now < database.warn_again:
+        return
+    database.warn_again = now + min(1.0, database.options.prepared_warning)
+    for each in prepared(database):
         if each.age > database.options.prepared_warning and each.xid not in database.warned_of:
             database.warned_of.add(each.xid)
             logger.warning(

@@ -61,11 +61,11 @@ def account() -> pwd.struct_passwd | None:
 class Postgres:
     """A server with one database, ``postgres``. Use it in a ``with`` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str = "/tmp") -> None:  # a socket's path takes 107 bytes at most
         bin = programs()
         assert bin is not None
         self.bin = bin
-        self.folder = Path(tempfile.mkdtemp(prefix="2pc-pg-", dir="/tmp"))  # a socket's path takes 107 bytes at most
+        self.folder = Path(tempfile.mkdtemp(prefix="2pc-pg-", dir=directory))
         self.data = self.folder / "data"
         self.who: dict[str, object] = {}
         user = account() if os.geteuid() == 0 else None
@@ -132,7 +132,7 @@ class Postgres:
 
 
 def kill_tree(pid: int) -> None:
-    """SIGKILL to a process and its children: the postmaster first, so that it starts no recovery."""
+    """SIGKILL to a process and its children, and waits until they have ended: the postmaster first, so that it starts no recovery."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGSTOP)
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if Path(f"/proc/{pid}").exists() else []
@@ -140,7 +140,7 @@ def kill_tree(pid: int) -> None:
         with contextlib.suppress(OSError):
             os.kill(each, signal.SIGKILL)
     deadline = time.monotonic() + 30
-    while any(_lives(int(child)) for child in children) and time.monotonic() < deadline:
+    while any(_lives(int(each)) for each in (pid, *children)) and time.monotonic() < deadline:
         time.sleep(0.002)
 
 

@@ -1,6 +1,6 @@
 """Kills whoever takes part in a distributed transaction, at every step, twice in a row, and looks whether all agree.
 
-    python tools/drill.py [--count N] [--minutes M] [--seed S] [--table]
+    python tools/drill.py [--count N] [--minutes M] [--seed S] [--directory /dev/shm] [--table]
 
 Two enginelib databases (A, a B-tree; B, an LSM-tree), a PostgreSQL server (P) and a coordinator (C) are processes of their own. A case is: a transaction over A, B and P; one of the four is
 killed with SIGKILL at a named step of it; what is dead is started again, and the coordinator resolves; in that, one of the four is killed at a named step, again; what is dead is started, and
@@ -119,11 +119,11 @@ def table() -> str:
 class Drill:
     """The four parties. Use it in a ``with`` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str = "/tmp") -> None:  # a socket's path takes 107 bytes at most
         self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(["_drill", "psycopg"])
-        self.folder = Path(tempfile.mkdtemp(prefix="2pc-", dir="/tmp"))
-        self.postgres = Postgres()
+        self.processes.set_forkserver_preload(["psycopg", "enginelib.twophase"])
+        self.folder = Path(tempfile.mkdtemp(prefix="2pc-", dir=directory))
+        self.postgres = Postgres(directory)
         self.nodes: dict[str, Any] = {}
         self.number = 0
 
@@ -158,8 +158,11 @@ class Drill:
         """Starts what does not run."""
         self.postgres.start()
         for name in "AB":
-            if name in self.nodes and self.nodes[name].is_alive():
-                continue
+            if name in self.nodes:
+                if self.answers(name):
+                    continue
+                self.nodes[name].kill()
+                self.nodes[name].join()
             ready, told = self.processes.Pipe(duplex=False)
             self.nodes[name] = self.processes.Process(target=serve, args=(name, str(self.folder / name), self.address(name), told), daemon=True)
             self.nodes[name].start()
@@ -167,6 +170,13 @@ class Drill:
             with contextlib.closing(ready):
                 if not ready.poll(60) or ready.recv() != "ready":
                     raise Finding(f"{name} does not come back")
+
+    def answers(self, name: str) -> bool:
+        try:
+            self.ask(name, "state")
+        except (EOFError, OSError):
+            return False
+        return True
 
     def ask(self, name: str, method: str, *arguments: object) -> Any:
         with contextlib.closing(Remote(name, self.address(name))) as remote:
@@ -192,7 +202,7 @@ class Drill:
             except EOFError:
                 result = None, []
         process.join()
-        if kill.inside and self.nodes[kill.victim].is_alive():
+        if kill.inside and self.answers(kill.victim):
             self.ask(kill.victim, "disarm")
         if result[0] is None and kill.victim != "C":
             raise Finding(f"the coordinator ended by itself ({process.exitcode})")
@@ -260,6 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="so many cases, drawn at random")
     parser.add_argument("--minutes", type=float, help="no longer than this")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--directory", default="/tmp", help="of the databases; memory will do, for only processes are killed")
     parser.add_argument("--table", action="store_true", help="print the first kills and their outcomes, and run nothing")
     args = parser.parse_args(argv)
     if args.table:
@@ -273,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     ran: collections.Counter[First] = collections.Counter()
     found = ""
     try:
-        with Drill() as drill:
+        with Drill(args.directory) as drill:
             for first, _ in drill.cases(random.Random(args.seed), whole=args.count is None):
                 ran[first] += 1
                 if args.count is not None and ran.total() >= args.count:
@@ -286,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     for first in firsts():
         if ran[first]:
             print(f"{first!s:32} {'committed' if first.committed else 'rolled back':12} {ran[first]:5}")
-    print(f"{ran.total()} cases of {len(ran)} first kills in {time.monotonic() - began:.0f} s: {found or 'one outcome everywhere, nothing left'}")
+    print(f"{ran.total():,} cases of {len(ran)} first kills in {time.monotonic() - began:.0f} s: {found or 'one outcome everywhere, nothing left'}")
     return 1 if found else 0
 
 

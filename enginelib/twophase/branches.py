@@ -130,7 +130,7 @@ class PostgresBranch:
         try:
             import psycopg
         except ModuleNotFoundError:
-            raise ImportError("PostgresBranch needs the package psycopg: pip install 'psycopg[binary]'.") from None
+            raise ImportError("PostgresBranch needs the package psycopg: pip install 'enginelib[postgres]'.") from None
         self.name = name
         self._connect: Callable[[], Any] = connect if callable(connect) else lambda: psycopg.connect(connect)
         self._connection: Any = None
