@@ -128,7 +128,7 @@ class PostgresBranch:
             ImportError: psycopg is not installed.
         """
         try:
-            import psycopg
+            import psycopg  # type: ignore[import-not-found,unused-ignore]
         except ModuleNotFoundError:
             raise ImportError("PostgresBranch needs the package psycopg: pip install 'enginelib[postgres]'.") from None
         self.name = name
@@ -169,7 +169,7 @@ class PostgresBranch:
             raise
 
     def _command(self, command: str, xid: str) -> Any:
-        from psycopg.sql import SQL, Composed, Literal
+        from psycopg.sql import SQL, Composed, Literal  # type: ignore[import-not-found,unused-ignore]
 
         return Composed([SQL(command), SQL(" "), Literal(xid)])  # type: ignore[arg-type,unused-ignore]
 

@@ -13,9 +13,9 @@ import histories
 @pytest.mark.parametrize("backend", histories.TREES)
 @pytest.mark.parametrize("level", ["read_committed", "snapshot", "serializable", "locking"])
 def test_histories_hold_nothing_that_the_level_forbids(level, backend):
-    findings, ends = histories.campaign(level, backend, seed=1, count=8000, prepares=0.5)
+    findings, ends = histories.campaign(level, backend, seed=1, count=5000, prepares=0.5)
     assert findings == []
-    assert ends["committed"] > 3000 and ends["rolled back"] > 200 and ends["crash"] > 0
+    assert ends["committed"] > 2000 and ends["rolled back"] > 100 and ends["crash"] > 0
     assert set(ends) <= {"committed", "by itself", "rolled back", "crash", "write_conflict", "serialization_failure", "lock_timeout"}
 
 
