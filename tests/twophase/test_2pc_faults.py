@@ -149,6 +149,32 @@ def test_what_is_prepared_ends_on_a_full_disk(disk, commits, reopen):
     assert db.prepared() == [] and db["k"].get(b"a") == (b"1" if commits else b"0")
 
 
+@pytest.mark.parametrize("mode", ["stay", "lost"])
+def test_a_rollback_that_finds_the_disk_full_is_finished_later(mode):
+    """What is larger than the cache has pages to be written before all of it is undone."""
+    disk = Disk({"backend": "btree"})
+    old = {b"%05d" % i: b"o" * 600 for i in range(4000)}
+    disk.db["k"].update(old)
+    txn = disk.db.transaction()
+    txn.put_many(disk.db["k"], [(key, b"n" * 600) for key in old])
+    txn.prepare("x")
+    full = fill(disk)
+    with pytest.raises(DiskFull):
+        disk.db.rollback_prepared("x")
+    assert [each.xid for each in disk.db.prepared()] == ["x"]
+    with pytest.raises(enginelib.UsageError, match="rolled back"):
+        disk.db.commit_prepared("x")
+    if mode == "stay":
+        disk.vfs.set_room(-1)
+        full.abort()
+        disk.db.rollback_prepared("x")
+    else:
+        disk.again()
+        disk.db.rollback_prepared("x")
+    assert disk.db.prepared() == [] and content(disk.db) == {b"a": b"0", **old}
+    disk.db.abandon()
+
+
 def test_waits_for_who_is_in_doubt_end_by_lock_timeout(db, tree):
     """No deadlock is found through it, for it waits for nobody; those who wait for each other beside it are told."""
     ks = db.keyspace("k", **tree)
