@@ -97,8 +97,11 @@ class DatabaseBranch:
     def commit_alone(self) -> None:
         """See `Branch`."""
         txn = self.transaction
-        txn.commit()
-        self._transaction = None
+        try:
+            txn.commit()
+        finally:
+            if txn.state != "active":  # an interrupt may come after the commit
+                self._transaction = None
 
     def forget(self, xid: str) -> None:
         """See `Branch`; not synced: what a crash brings back, `kept` lists."""

@@ -5,8 +5,9 @@ System* (TODS 1986): only decisions to commit are logged, before anybody is told
 is no decision was rolled back. So a prepared branch that was left behind by a crash is ended rightly by who looks it
 up, and a decision may go once every branch has acknowledged it.
 
-An xid is ``NAME.RUN.NUMBER.BRANCH``: the coordinator's name, a random word of the run of the program, the transaction's
-number in it, the branch's name. A decision is a row under ``NAME.RUN.NUMBER``, with the names of the branches.
+An xid is ``NAME.DATABASE.RUN.NUMBER.BRANCH``: the coordinator's name, the beginning of its database's id, a random word
+of the run of the program, the transaction's number in it, the branch's name. A decision is a row under all but the
+last, with the names of the branches.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class _Going:
         self.run = os.urandom(6).hex()
         self.numbers = count(1)
         self.gtrids: set[str] = set()
+        self.unknown: set[str] = set()  # of those, whose decision may be durable or not until the database is reopened
 
 
 _going: WeakKeyDictionary[Database, dict[str, _Going]] = WeakKeyDictionary()
@@ -98,13 +100,14 @@ class Coordinator:
 
         Args:
             database: open for writing. As long as it is open no other process coordinates under this name.
-            name: 1 to 40 ASCII letters, digits, ``-`` and ``_``; no other coordinator's of the same participants.
+            name: 1 to 40 ASCII letters, digits, ``-`` and ``_``.
             pause: waits for so many seconds before another attempt, or less; None for a wait that `stop` ends.
             step: called with the name of each step, before it: for drills.
         """
         _check_name(name)
         self.database = database
         self.name = name
+        self._prefix = f"{name}.{database.database_id[:6].hex()}"
         self.stopping = threading.Event()
         self._pause = pause or self.stopping.wait
         self._step: Callable[[str], object] = step or _nothing
@@ -126,8 +129,10 @@ class Coordinator:
         try:
             yield gtrid
         except BaseException:
-            self._roll_back(gtrid, branches)
-            self._going.gtrids.discard(gtrid)
+            try:
+                self._roll_back(gtrid, branches)
+            finally:
+                self._going.gtrids.discard(gtrid)
             raise
         self._commit(gtrid, branches)
 
@@ -166,23 +171,19 @@ class Coordinator:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"A transaction takes one or more branches, of different names, not {names}.")
         with _going_lock:
-            gtrid = f"{self.name}.{self._going.run}.{next(self._going.numbers)}"
+            gtrid = f"{self._prefix}.{self._going.run}.{next(self._going.numbers)}"
             self._going.gtrids.add(gtrid)
         return gtrid
 
     def _commit(self, gtrid: str, branches: Sequence[Branch]) -> None:
-        limbo = False
         try:
             alone = getattr(branches[0], "commit_alone", None)
             if len(branches) == 1 and alone is not None:
                 self._commit_alone(gtrid, branches, alone)
             else:
                 self._commit_all(gtrid, branches)
-        except OutcomeUnknown:
-            limbo = len(branches) > 1  # resolve() must not take the decision's absence for a rollback here
-            raise
         finally:
-            if not limbo:
+            if gtrid not in self._going.unknown:
                 self._going.gtrids.discard(gtrid)
 
     def _commit_alone(self, gtrid: str, branches: Sequence[Branch], alone: Callable[[], object]) -> None:
@@ -197,23 +198,27 @@ class Coordinator:
 
     def _commit_all(self, gtrid: str, branches: Sequence[Branch]) -> None:
         last = next((b for b in branches if isinstance(b, DatabaseBranch) and b.database is self.database), None)
+        told = [branch for branch in branches if branch is not last]
         try:
-            for branch in branches:
-                if branch is not last:
-                    self._step(f"prepare {branch.name}")
-                    branch.prepare(f"{gtrid}.{branch.name}")
+            for branch in told:
+                self._step(f"prepare {branch.name}")
+                branch.prepare(f"{gtrid}.{branch.name}")
             self._step("decide")
-            told = [branch for branch in branches if branch is not last]
+        except BaseException:
+            self._roll_back(gtrid, branches)
+            raise
+        try:
             self._decide(gtrid, told, last)
         except OutcomeUnknown:
+            self._going.unknown.add(gtrid)  # its absence in what can be read now says nothing
             raise
-        except BaseException as error:
-            if not self._decided(gtrid):
+        except BaseException:
+            if self._decided(gtrid):  # an interrupt, once it was durable
+                with suppress(Exception):
+                    self._tell(gtrid, told, once=True)
+            else:
                 self._roll_back(gtrid, branches)
-                raise
-            with suppress(Exception):  # an interrupt, once the decision was durable
-                self._tell(gtrid, told, once=True)
-            raise error
+            raise
         self._step("decided")
         self._tell(gtrid, told)
 
@@ -348,7 +353,7 @@ class Coordinator:
     def _gtrid(self, xid: str, branch: Branch) -> str | None:
         """The transaction's name, where the xid is of this coordinator and branch."""
         gtrid, _, name = xid.rpartition(".")
-        mine = re.fullmatch(re.escape(self.name) + r"\.[0-9a-f]{12}\.[1-9][0-9]*", gtrid)
+        mine = re.fullmatch(re.escape(self._prefix) + r"\.[0-9a-f]{12}\.[1-9][0-9]*", gtrid)
         return gtrid if mine and name == branch.name else None
 
     def _end(self, found: Resolution, branch: Branch, xid: str) -> None:

@@ -54,7 +54,11 @@ def join(database: Database, manager: Any, **begin: Unpack[BeginValues]) -> Tran
         found = None
     if found is None or found.transaction.state == "aborted":  # by a rollback to a savepoint from before it had joined
         found = DataManager(database, manager, name, **begin)
-        whole.join(found)
+        try:
+            whole.join(found)
+        except BaseException:  # it has failed, and takes nobody in
+            found.abort(whole)
+            raise
         whole.set_data(database, found)
         manager.registerSynch(found)  # weakly: it goes with the transaction
     return found.transaction

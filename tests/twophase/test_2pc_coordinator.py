@@ -232,8 +232,10 @@ def reached(step, again):
 
 def test_resolve_leaves_alone_what_is_going_on_and_what_is_others(db, second):
     toy = Toy("toy")
-    toy.prepared = {"somebody else's", "c.0123456789ab.1.other", "d.0123456789ab.1.toy", "c.0123456789ab.x.toy", "c.0123456789ab.1.toy", "c.0123456789ab.1.x.toy"}
-    others = toy.prepared - {"c.0123456789ab.1.toy"}
+    here, run = db.database_id[:6].hex(), "0123456789ab"
+    left = f"c.{here}.{run}.1.toy"
+    others = {"somebody else's", f"c.{here}.{run}.1.other", f"d.{here}.{run}.1.toy", f"c.{here}.{run}.x.toy", f"c.{run}.{run}.1.toy", f"c.{here}.{run}.1.x.toy"}
+    toy.prepared = {left, *others}
     found = []
     beside = Coordinator(db, "c")
 
@@ -242,7 +244,7 @@ def test_resolve_leaves_alone_what_is_going_on_and_what_is_others(db, second):
             found.append(beside.resolve(toy, Toy("last")))
 
     gtrid = Coordinator(db, "c", step=look).commit(toy, Toy("last"))
-    assert [f.rolled_back for f in found] == [["c.0123456789ab.1.toy"], [], []] and not any(f.committed for f in found)
+    assert [f.rolled_back for f in found] == [[left], [], []] and not any(f.committed for f in found)
     assert toy.committed == {f"{gtrid}.toy"} and toy.prepared == others
 
 
@@ -314,6 +316,49 @@ def test_a_decision_that_may_be_durable_stays_in_doubt_until_it_is_known(tmp_pat
     db.abandon()
 
 
+def test_a_promise_that_may_be_durable_is_taken_back(db, branch):
+    """That the log of a participant fails is no doubt about the decision, which is not made."""
+    toy = Toy("toy")
+    unsure = Toy("unsure")
+
+    def prepare(xid):
+        unsure.xid = xid
+        raise OutcomeUnknown("its log failed")
+
+    unsure.prepare = prepare
+    coordinator = Coordinator(db, "c")
+    put(branch)
+    with pytest.raises(OutcomeUnknown):
+        coordinator.commit(branch, toy, unsure)
+    assert toy.asked == ["prepare", "rollback"] and unsure.asked == ["rollback"]
+    unsure.prepared = {unsure.xid}  # it was
+    assert coordinator.resolve(unsure).rolled_back == [unsure.xid]
+    clean(db, branch, toy, unsure)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_interrupt_once_the_decision_is_durable(db, branch, beside, monkeypatch):
+    db.keyspace("k")
+    toy, here = Toy("toy"), DatabaseBranch("here", db) if beside else branch
+    put(here)
+    coordinator = Coordinator(db, "c")
+    decide = coordinator._decide
+
+    def interrupted(*args):
+        decide(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coordinator, "_decide", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        coordinator.commit(here, toy)
+    assert len(toy.committed) == 1 and here.database["k"].get(b"a") == b"1"
+    monkeypatch.undo()
+    put(here, b"b")
+    coordinator.commit(here, toy)
+    assert len(toy.committed) == 2
+    clean(db, toy, here)
+
+
 def test_a_branch_that_was_ended_by_hand_is_reported(db, branch, second):
     toy = Toy("toy")
 
@@ -382,7 +427,7 @@ def test_names(db):
     for branches in (), (Toy("a"), Toy("a")):
         with pytest.raises(ValueError, match="different names"):
             Coordinator(db).commit(*branches)
-    xid = f"{'x' * 40}.{'0' * 12}.{10**9}.{'y' * 40}"
+    xid = f"{'x' * 40}.{'0' * 12}.{'0' * 12}.{10**9}.{'y' * 40}"
     assert len(xid) <= 200
 
 

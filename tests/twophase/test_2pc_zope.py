@@ -231,6 +231,16 @@ def test_what_changed_nothing_is_not_prepared(db, ks, manager):
     assert mine.state == "committed" and db.prepared() == [] and db.outcomes() == []
 
 
+def test_a_transaction_that_has_failed_takes_nobody_in(db, ks, manager):
+    begun(manager, Other(manager, "tpc_vote"))
+    with pytest.raises(ZeroDivisionError):
+        manager.commit()
+    with pytest.raises(transaction.interfaces.TransactionFailedError):
+        join(db, manager)
+    assert db.stats()["transactions"]["snapshots"] == 0
+    manager.abort()
+
+
 def test_ended_behind_the_managers_back(db, ks, manager):
     begun(manager)
     mine = join(db, manager)
