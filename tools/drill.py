@@ -18,6 +18,7 @@ import contextlib
 import multiprocessing
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -280,6 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     if lacking:
         print(f"cannot run: {lacking}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
     began = time.monotonic()
     ran: collections.Counter[First] = collections.Counter()
     found = ""
@@ -287,6 +289,8 @@ def main(argv: list[str] | None = None) -> int:
         with Drill(args.directory) as drill:
             for first, _ in drill.cases(random.Random(args.seed), whole=args.count is None):
                 ran[first] += 1
+                if sys.stderr.isatty():
+                    print(f"\r{ran.total():,} cases", end="", file=sys.stderr, flush=True)
                 if args.count is not None and ran.total() >= args.count:
                     break
                 if args.minutes is not None and time.monotonic() - began > args.minutes * 60:
