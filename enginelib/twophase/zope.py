@@ -21,7 +21,7 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Unpack
 
-from enginelib.errors import Error, TransactionClosed
+from enginelib.errors import Error, TransactionClosed, UsageError
 from enginelib.twophase.branches import Branch, DatabaseBranch
 from enginelib.twophase.xid import Xid
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from enginelib.options import BeginValues
     from enginelib.transaction import Transaction
 
-PREFIX = "zope-"
-RUN = os.urandom(8).hex()
-os.register_at_fork(after_in_child=lambda: globals().update(RUN=os.urandom(8).hex()))
+RUN = os.urandom(6).hex()
+os.register_at_fork(after_in_child=lambda: globals().update(RUN=os.urandom(6).hex()))
 _numbers = count(1)
 
 
@@ -47,7 +46,11 @@ def join(database: Database, manager: Any, **begin: Unpack[BeginValues]) -> Tran
         begin: arguments of `Database.transaction`, where it begins.
     """
     whole = manager.get()
-    name = gtrid(manager)
+    try:
+        name: str = whole.data(_numbers)
+    except KeyError:
+        name = f"{_prefix(database)}{RUN}-{next(_numbers)}"
+        whole.set_data(_numbers, name)
     try:
         found: DataManager | None = whole.data(database)
     except KeyError:
@@ -71,19 +74,26 @@ def gtrid(manager: Any) -> str:
         manager: as for `join`.
 
     Returns:
-        22 to 40 ASCII characters, never used again.
+        32 to 60 ASCII characters, never used again.
+
+    Raises:
+        UsageError: no database has joined it yet.
     """
-    whole = manager.get()
     try:
-        name: str = whole.data(_numbers)
+        name: str = manager.get().data(_numbers)
     except KeyError:
-        name = f"{PREFIX}{RUN}-{next(_numbers)}"
-        whole.set_data(_numbers, name)
+        raise UsageError("No database has joined this transaction yet: call join() first.") from None
     return name
+
+
+def _prefix(database: Database) -> str:
+    return f"zope-{database.database_id[:6].hex()}-"
 
 
 def resolve(decider: Database, *others: Branch) -> dict[str, bool]:
     """Ends what a crash has left prepared. Call it before any transaction begins.
+
+    It touches only what these databases had joined first; other programs may use the same servers.
 
     Args:
         decider: of the databases that were joined, the one whose path sorts first.
@@ -93,23 +103,25 @@ def resolve(decider: Database, *others: Branch) -> dict[str, bool]:
         Whether it was committed, by xid, of each that was prepared.
     """
     ended: dict[str, bool] = {}
+    ours = [decider, *(branch.database for branch in others if isinstance(branch, DatabaseBranch))]
+    prefixes = tuple(_prefix(database) for database in ours)
     for each in decider.prepared():
-        if each.xid.startswith(PREFIX):
+        if each.xid.startswith(prefixes):
             decider.rollback_prepared(each.xid)
             ended[each.xid] = False
     for branch in others:
         for xid in branch.recover():
             name = Xid.parse(xid).gtrid
-            if not name.startswith(PREFIX):
+            if not name.startswith(prefixes):
                 continue
             ended[xid] = decider.outcome(name) in ("committed", "heuristically_committed")
             if ended[xid]:
                 branch.commit(xid)
             else:
                 branch.rollback(xid)
-    for database in (decider, *(branch.database for branch in others if isinstance(branch, DatabaseBranch))):
+    for database in ours:
         for xid, _, _ in database.outcomes():
-            if xid.startswith(PREFIX):
+            if xid.startswith(prefixes):
                 database.forget(xid)
     return ended
 

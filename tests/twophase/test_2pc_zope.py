@@ -241,6 +241,34 @@ def test_a_transaction_that_has_failed_takes_nobody_in(db, ks, manager):
     manager.abort()
 
 
+def test_names(db, ks, manager):
+    begun(manager)
+    with pytest.raises(enginelib.UsageError, match="join"):
+        zope.gtrid(manager)
+    join(db, manager)
+    first = zope.gtrid(manager)
+    assert zope.gtrid(manager) == first and 32 <= len(first) <= 60 and first.isascii()
+    manager.abort()
+    begun(manager)
+    join(db, manager)
+    assert zope.gtrid(manager) != first
+    manager.abort()
+
+
+def test_resolve_leaves_alone_what_is_others(db, ks, tmp_path):
+    with enginelib.open(tmp_path / "shared") as shared:
+        for xid in "zope-0123456789ab-0123456789ab-1", "somebody else's":
+            with shared.transaction() as txn:
+                txn.put(shared.keyspace("k"), xid.encode(), b"1")
+                txn.prepare(xid)
+        mine = zope._prefix(db) + "0123456789ab-1"
+        with shared.transaction() as txn:
+            txn.put(shared["k"], b"mine", b"1")
+            txn.prepare(mine)
+        assert zope.resolve(db, DatabaseBranch("shared", shared)) == {mine: False}
+        assert len(shared.prepared()) == 2
+
+
 def test_ended_behind_the_managers_back(db, ks, manager):
     begun(manager)
     mine = join(db, manager)
