@@ -116,7 +116,7 @@ class PostgresBranch:
     """Work in a PostgreSQL database, through the package psycopg. For one thread at a time.
 
     The server has to allow prepared transactions: its ``max_prepared_transactions`` is 0 unless it is set. A connection
-    that is lost takes the work under way with it, and is replaced once that is rolled back.
+    that is lost takes the work under way with it, and is replaced when that is rolled back.
     """
 
     def __init__(self, name: str, connect: str | Callable[[], Any]) -> None:
@@ -138,6 +138,7 @@ class PostgresBranch:
         self._connect: Callable[[], Any] = connect if callable(connect) else lambda: psycopg.connect(connect)
         self._connection: Any = None
         self._undefined = psycopg.errors.UndefinedObject
+        self._lost = psycopg.OperationalError
 
     @property
     def connection(self) -> Any:
@@ -159,17 +160,28 @@ class PostgresBranch:
             self.close()
         return self.connection
 
+    def _outside(self, work: Callable[[Any], Any]) -> Any:
+        """Does what belongs to no transaction of ours; again, where the connection from before turns out to be lost."""
+        again = self._connection is not None
+        while True:
+            try:
+                return work(self._idle())
+            except BaseException as error:
+                self.close()
+                if not again or not isinstance(error, self._lost):
+                    raise
+            again = False
+
     def _end(self, command: str, xid: str) -> None:
-        """COMMIT PREPARED or ROLLBACK PREPARED, which belong to no transaction; nothing where the xid is not known."""
-        connection = self._idle()
-        try:
+        """COMMIT PREPARED or ROLLBACK PREPARED; nothing where the xid is not known."""
+
+        def work(connection: Any) -> None:
             connection.autocommit = True
             with suppress(self._undefined):
                 connection.execute(self._command(command, xid))
             connection.autocommit = False
-        except BaseException:
-            self.close()
-            raise
+
+        self._outside(work)
 
     def _command(self, command: str, xid: str) -> Any:
         from psycopg.sql import SQL, Composed, Literal  # type: ignore[import-not-found,unused-ignore]
@@ -195,16 +207,15 @@ class PostgresBranch:
 
     def recover(self) -> list[str]:
         """See `Branch`; of this database, not of others of the same server."""
-        connection = self._idle()
-        try:
-            rows = connection.execute(
-                "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
-            ).fetchall()
+
+        def work(connection: Any) -> list[str]:
+            rows = connection.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+            found = [row[0] for row in rows.fetchall()]
             connection.rollback()
-        except BaseException:
-            self.close()
-            raise
-        return [row[0] for row in rows]
+            return found
+
+        found: list[str] = self._outside(work)
+        return found
 
     def commit_alone(self) -> None:
         """See `Branch`."""

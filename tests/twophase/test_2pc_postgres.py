@@ -99,6 +99,37 @@ def test_a_lost_connection_takes_its_work_along_and_is_replaced(bank, server):
     assert rows(bank) == []
 
 
+@pytest.mark.parametrize("act", ["recover", "commit", "rollback"])
+def test_a_server_that_was_restarted_is_reached_at_once(bank, server, act):
+    insert(bank, 1)
+    bank.prepare("x")
+    server.kill()
+    server.start()
+    if act == "recover":
+        assert bank.recover() == ["x"]
+        bank.rollback("x")
+    else:
+        getattr(bank, act)("x")
+    assert bank.recover() == [] and rows(bank) == ([1] if act == "commit" else [])
+
+
+def test_a_server_that_is_away_is_an_error_of_each_call(bank, server):
+    import psycopg
+
+    insert(bank, 1)
+    bank.prepare("x")
+    server.kill()
+    try:
+        for _ in range(2):
+            for call in (bank.recover, lambda: bank.commit("x"), lambda: bank.rollback("x"), lambda: bank.prepare("y")):
+                with pytest.raises(psycopg.OperationalError):
+                    call()
+    finally:
+        server.start()
+    bank.commit("x")
+    assert rows(bank) == [1]
+
+
 def test_a_server_that_is_away_is_told_when_it_is_back(bank, server, db, tmp_path):
     """The coordinator goes on trying while the server is dead, and until it has started again."""
     import enginelib
