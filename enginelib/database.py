@@ -134,9 +134,10 @@ class Database(CoreDatabase):
         self.watch_lock = threading.Lock()
         self.followers: dict[str, Acknowledged] = {}
         self.required: Required | None = None
-        self._gate: Gate | None = None
+        self.commit_gate: Gate | None = None
         self.outcomes_keyspace: Any = None
         self.warned_of: set[str] = set()
+        self.warn_again = 0.0
         _open_databases.add(self)
         replayed = self.recovery
         if replayed["records"] or replayed["rolled_back"]:
@@ -451,13 +452,6 @@ class Database(CoreDatabase):
 
     # ---- hooks
 
-    @property
-    def gate(self) -> Gate:
-        """What commits pass when they are done, where there is a reason to."""
-        if self._gate is None:
-            self._gate = Gate(self)
-        return self._gate
-
     def on_commit(self, callback: Callable[[Change], Any], *, max_lag_bytes: int = 64 << 20) -> CommitHook:
         """Calls back for every transaction that commits from now on, in commit order, once it is durable.
 
@@ -529,8 +523,8 @@ class Database(CoreDatabase):
         require(self, followers, mode, timeout, on_timeout)
 
     def acknowledge(self, follower: str, *, received: int | None = None, applied: int | None = None) -> None:
-        """Tells how far a follower is; called by whatever carries changes to it. A `Follower` of this process does so by
-        itself.
+        """Tells how far a follower is; called by whatever carries changes to it. A `Follower` of this process does so
+        by itself.
 
         Args:
             follower: its name.
@@ -590,15 +584,19 @@ class Database(CoreDatabase):
         1970."""
         return prepared.outcomes(self)
 
-    def forget(self, xid: str) -> None:
+    def forget(self, xid: str, *, durability: Durability | DurabilityName = "sync") -> None:
         """Drops the outcome of a transaction that has ended; its xid may be used again.
 
         A coordinator calls it once it will not ask any more; outcomes are kept until then. Does nothing when none is.
 
+        Args:
+            xid: what it was prepared as.
+            durability: when this returns: a crash may bring back what was forgotten by less than ``"sync"``.
+
         Raises:
             UsageError: it is still prepared.
         """
-        prepared.forget(self, xid)
+        prepared.forget(self, xid, durability)
 
     # ---- locks
 
@@ -673,8 +671,8 @@ class Database(CoreDatabase):
             "on_commit": len(self.commit_hooks),
             "calls": sum(hook.calls for hook in self.commit_hooks),
             "failures": sum(hook.failures for hook in self.commit_hooks),
-            "commits_that_waited": 0 if self._gate is None else self._gate.waits,
-            "seconds_waited": 0.0 if self._gate is None else self._gate.seconds,
+            "commits_that_waited": 0 if self.commit_gate is None else self.commit_gate.waits,
+            "seconds_waited": 0.0 if self.commit_gate is None else self.commit_gate.seconds,
         }
         figures["followers"] = {
             name: {"received": f.received, "applied": f.applied, "when": f.when} for name, f in self.followers.items()

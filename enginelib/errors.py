@@ -301,7 +301,7 @@ class AcknowledgementTimeout(Error):
     """
 
     code = "acknowledgement_timeout"
-    hint = "The commit stands. See how far the followers are by Database.stats(), and wait for them before you rely on them."
+    hint = "The commit stands. Database.stats() tells how far the followers are; wait before you rely on them."
     _fields = ("lsn", "acknowledged")
 
     def __init__(self, message: str = "", *, lsn: int = 0, acknowledged: int = 0, hint: str | None = None) -> None:

@@ -1,13 +1,14 @@
 """Hooks: what is called with commits, before them and after.
 
-Data flow: a `CommitHook` has a thread of its own that reads the change stream from where the log stood when the hook was
-made, and calls back for each change: after durability, in commit order, off the writers' path. A `Watcher` is one such
+Data flow: a `CommitHook` has a thread of its own that reads the change stream from where the log stood when the hook
+was made, and calls back for each change: after durability, in commit order, off the writers' path. A `Watcher` is one such
 thread for all futures of `Database.watch`. `Gate` is what every commit passes once it is done, where there is a
 reason to: it keeps a writer waiting while a hook is too far behind (back-pressure), and until enough followers have
 acknowledged (`enginelib.replication.acknowledge`). Without hooks a commit pays for a comparison with None.
 
 Invariants: a hook that raises harms nobody: it is logged, counted, and goes on with the next change. A hook's own
-commits never wait for hooks. What `before_commit` calls raises into the committing thread, whose transaction is aborted.
+commits never wait for hooks. What `before_commit` calls raises into the committing thread, whose transaction is then
+aborted.
 """
 
 from __future__ import annotations
@@ -88,6 +89,13 @@ class Gate:
             self.seconds += time.monotonic() - began
 
 
+def gate_of(database: Database) -> Gate:
+    """Returns the database's gate, making it at first."""
+    if database.commit_gate is None:
+        database.commit_gate = Gate(database)
+    return database.commit_gate
+
+
 class Reader:
     """A thread that reads the changes from where the log stands now."""
 
@@ -107,7 +115,7 @@ class Reader:
         self.thread.start()
 
     def _run(self) -> None:
-        gate = self.database.gate
+        gate = gate_of(self.database)
         ident = threading.get_ident()
         gate.hook_threads.add(ident)
         try:
@@ -159,7 +167,7 @@ class CommitHook(Reader):
         self.calls = 0
         self.failures = 0
         database.commit_hooks.append(self)
-        database.gate.add(self)
+        gate_of(database).add(self)
         self.begin()
 
     @property
@@ -170,7 +178,7 @@ class CommitHook(Reader):
     def must_wait(self, lsn: int) -> bool:
         """Whether it is too far behind."""
         behind = lsn - self.done > self._max_lag and not self.closing
-        return behind and threading.get_ident() not in self.database.gate.hook_threads
+        return behind and threading.get_ident() not in gate_of(self.database).hook_threads
 
     def take(self, change: Change) -> None:
         """Calls back."""
@@ -183,7 +191,7 @@ class CommitHook(Reader):
 
     def ended(self) -> None:
         """Nobody waits for it any more."""
-        self.database.gate.remove(self)
+        gate_of(self.database).remove(self)
         with suppress(ValueError):
             self.database.commit_hooks.remove(self)
 

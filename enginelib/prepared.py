@@ -14,11 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from enginelib._native.engine.door import CoreKeyspace, oldest_running
+from enginelib._native.engine.door import CoreKeyspace
 from enginelib.errors import Error, HeuristicOutcome, NotPrepared, UsageError
+from enginelib.retry import RETRIES, backoff, worth_retrying
 
 if TYPE_CHECKING:
     from enginelib.database import Database
+    from enginelib.options import Durability, DurabilityName
     from enginelib.transaction import Transaction
 
 logger = logging.getLogger("enginelib")
@@ -70,11 +72,17 @@ def encoded(xid: str) -> bytes:
 
 
 def _outcomes(database: Database, create: bool) -> Any:
-    if database.outcomes_keyspace is None:
+    attempt = 1
+    while database.outcomes_keyspace is None:
         try:
             database.outcomes_keyspace = database.core_keyspace(CoreKeyspace, OUTCOMES, create, "btree", None, True)
         except KeyError:
             return None
+        except Error as error:  # another thread makes it at this moment
+            if not worth_retrying(error, attempt, RETRIES):
+                raise
+            time.sleep(backoff(attempt))
+            attempt += 1
     return database.outcomes_keyspace
 
 
@@ -106,8 +114,8 @@ def prepare(txn: Transaction, xid: str) -> None:
         raise ValueError(
             f"The outcome of a transaction of xid {xid!r} is kept: it was committed. Choose another, or forget() it."
         )
-    txn.put(outcomes, code, COMMITTED + int(time.time() * MICROS).to_bytes(8, "little"))
     try:
+        txn.put(outcomes, code, COMMITTED + int(time.time() * MICROS).to_bytes(8, "little"))
         txn.prepare_as(code)
     except BaseException:
         if txn.state == "active":  # it may be prepared again, by another name, or committed plainly
@@ -122,8 +130,6 @@ def commit(database: Database, xid: str, heuristic: bool) -> None:
     if heuristic:
         _mark(database, code, HEURISTIC_COMMIT)
     if database.end_prepared(code, True):
-        if database.after_commit_hook is not None:
-            database.after_commit_hook(oldest_running(database)[1])
         return
     found = outcome(database, xid)
     if found in ("committed", "heuristically_committed"):
@@ -197,14 +203,14 @@ def outcome(database: Database, xid: str) -> str | None:
     return MARKS[HEURISTIC_ROLLBACK] if decision == HEURISTIC_ROLLBACK else None
 
 
-def forget(database: Database, xid: str) -> None:
+def forget(database: Database, xid: str, durability: Durability | DurabilityName) -> None:
     """See `Database.forget`."""
     code = encoded(xid)
     if any(row[0] == code for row in database.prepared_rows()):
         raise UsageError(f"The transaction of xid {xid!r} is prepared; commit it or roll it back first.")
     outcomes = _outcomes(database, False)
     if outcomes is not None:
-        with database.transaction(isolation="read_committed", durability="sync") as txn:
+        with database.transaction(isolation="read_committed", durability=durability) as txn:
             txn.delete(outcomes, code)
             txn.delete(outcomes, BY_HAND + code)
 
@@ -231,7 +237,11 @@ def outcomes(database: Database) -> list[tuple[str, str, float]]:
 
 def warn_of_age(database: Database) -> None:
     """Logs a warning, once for each, of transactions that have been in doubt for longer than the option says."""
-    for each in prepared(database) if database.prepared_count else ():
+    now = time.monotonic()
+    if not database.prepared_count or now < database.warn_again:
+        return
+    database.warn_again = now + min(1.0, database.options.prepared_warning)
+    for each in prepared(database):
         if each.age > database.options.prepared_warning and each.xid not in database.warned_of:
             database.warned_of.add(each.xid)
             logger.warning(

@@ -33,6 +33,7 @@ class Session:
         self.count = 0
         self.left = rng.choice((1, 2, 2, 3, 4, 6))
         self.reading = rng.random() < 0.15
+        self.prepared = ""  # the xid, once it is
         self.grows: tuple[bytes, bytes] | None = None  # a list that was read, to be added to by the next operation
         self.txn: Any = None
 
@@ -68,6 +69,8 @@ class Session:
     def step(self) -> bool:
         """One operation; whether the transaction goes on."""
         rng, ks, txn = self.rng, self.run.keyspace, self.txn
+        if self.prepared:
+            return rng.random() < 0.8
         if self.grows:
             key, value = self.grows
             self.grows = None
@@ -132,16 +135,34 @@ class Session:
             pass
 
     def finish(self) -> None:
-        if self.rng.random() < 0.05:
+        """Ends it; or prepares it, and ends it when this is called again."""
+        if self.prepared:
+            self.end_prepared()
+        elif self.rng.random() < 0.05:
             self.txn.abort()
             self.entry.status = "aborted"
             self.entry.reason = "by itself"
+        elif self.run.prepares and not self.reading and self.rng.random() < self.run.prepares:
+            self.txn.prepare(f"{self.entry.number}")
+            self.prepared = f"{self.entry.number}"
         else:
             self.entry.status = "unknown"
             self.txn.commit()
             self.entry.commit_ts = self.txn.commit_ts
             self.entry.status = "committed"
         self.entry.writes = self.own
+
+    def end_prepared(self) -> None:
+        db = self.run.db
+        if self.rng.random() < 0.2:
+            db.rollback_prepared(self.prepared)
+            self.entry.status = "aborted"
+            self.entry.reason = "rolled back"
+            return
+        db.commit_prepared(self.prepared)
+        with db.transaction(read_only=True) as after:  # nobody else has committed since
+            self.entry.commit_ts = after.snapshot
+        self.entry.status = "committed"
 
     def failed(self, error: enginelib.Error) -> None:
         self.entry.writes = self.own
@@ -159,13 +180,15 @@ class Run:
     """One history over one keyspace.
 
     reopen: what ends the database as a crash does and opens it again, returning both; None: no crash.
+    prepares: the share of transactions that are prepared, and ended some time later; woven ones alone.
     """
 
     def __init__(
-        self, db: Any, keyspace: Any, level: str, seed: int, size: int, reopen: Callable[[], tuple[Any, Any]] | None = None
+        self, db: Any, keyspace: Any, level: str, seed: int, size: int, reopen: Callable[[], tuple[Any, Any]] | None = None, prepares: float = 0.0
     ) -> None:
         self.db, self.keyspace, self.level = db, keyspace, level
         self.seed, self.size, self.reopen = seed, size, reopen
+        self.prepares = prepares
         self.nobody_waits = False
         self.open = threading.Event()
         self.open.set()
@@ -192,8 +215,9 @@ class Run:
                 if number == crash_at:
                     self.crash()
                     for session in going:
-                        session.failed(enginelib.DatabaseClosed())
-                    going.clear()
+                        if not session.prepared:
+                            session.failed(enginelib.DatabaseClosed())
+                    going = [session for session in going if session.prepared]
                 session = Session(self, number, random.Random(rng.random()))
                 self.entries.append(session.entry)
                 if self.advance(session, session.begin):
@@ -201,7 +225,7 @@ class Run:
             if not going:
                 return self.history()
             session = rng.choice(going)
-            if not self.advance(session, session.step):
+            if not self.advance(session, session.step) and not (session.prepared and session.entry.status == "active"):
                 going.remove(session)
 
     def advance(self, session: Session, step: Callable[[], Any]) -> bool:

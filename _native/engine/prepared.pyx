@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from ..base.latch cimport condition_broadcast, condition_wait, latch_enter, latch_lock, latch_unlock
-from ..base.status cimport OK, AGAIN, E_READONLY, E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status
+from ..base.status cimport OK, AGAIN, E_LOG, E_READONLY, E_TXN_CLOSED, E_UNKNOWN, E_USAGE, fail, raise_status
 from ..log.writer cimport SYNC
 from ..txn.prepared cimport LONGEST_XID, LockTable, locks_encode, prepare, prepared_find, promise_drop, promise_xid
 from ..txn.transaction cimport Lack, TxnManager, lack_init
@@ -98,6 +98,7 @@ cdef bint end_prepared(CoreDatabase db, bytes xid, bint commit) except -1:
     cdef size_t n = PyBytes_GET_SIZE(xid)
     cdef Txn* t = NULL
     cdef bint catalog = False
+    cdef uint64_t lsn = 0
     cdef int status
     if e.read_only:
         raise_status(fail(E_READONLY, b"the database was opened read-only"))
@@ -112,7 +113,7 @@ cdef bint end_prepared(CoreDatabase db, bytes xid, bint commit) except -1:
                 condition_wait(&e.changed, &e.latch, 100000)       # another thread is at it
             if t != NULL:
                 catalog = t.catalog
-                status = end_one(e, m, t, commit)
+                status = end_one(e, m, t, commit, &lsn)
             e.leave()
             after_writes(e)
         latch_unlock(&e.latch)
@@ -120,10 +121,12 @@ cdef bint end_prepared(CoreDatabase db, bytes xid, bint commit) except -1:
         raise_status(status)
     if catalog:
         e.renew_names()
+    if db.after_commit_hook is not None and lsn:
+        db.after_commit_hook(lsn)
     return t != NULL
 
 
-cdef int end_one(Engine e, TxnManager m, Txn* t, bint commit) noexcept nogil:
+cdef int end_one(Engine e, TxnManager m, Txn* t, bint commit, uint64_t* lsn) noexcept nogil:
     cdef Lack lack
     cdef int status
     if commit and t.state == TXN_ABORTING:
@@ -133,8 +136,11 @@ cdef int end_one(Engine e, TxnManager m, Txn* t, bint commit) noexcept nogil:
     if commit:
         t.durability = SYNC
         status = m.commit_begin(t)
+        lsn[0] = t.commit_lsn
         if status == AGAIN:
             status = m.commit_end(t, e.log.flush(t.commit_lsn, SYNC))
+    elif m.failed or e.log.failed:             # an abort that is not in the log would come back, with its locks gone meanwhile
+        status = fail(E_LOG, b"the log has failed: what is prepared can be rolled back once the database has been opened again")
     else:
         lack_init(&lack)
         while True:
@@ -145,7 +151,7 @@ cdef int end_one(Engine e, TxnManager m, Txn* t, bint commit) noexcept nogil:
             if status != OK:
                 break
         m.settle(&lack)
-        if status == OK and not e.log.failed:
+        if status == OK:
             status = e.log.flush(t.last_lsn + 1, SYNC)
             m.publish()
             if status != OK:

@@ -10,7 +10,7 @@ from .holds cimport HOLD_EXCLUSIVE, HOLD_READ, HOLD_SHARED, HOLD_UPDATE, Hold, H
 from .lsmops cimport ranges_prepared, wall_now
 from .predset cimport Predicate, predicates_drop
 from .transaction cimport OP_LOCK, TREE_LIVE, Lack, TxnManager, lack_init
-from .versions cimport LOCK_ONLY, SERIAL, SERIALIZABLE, TXN_PREPARED, Promise, Txn, Version, hash_key, version_key
+from .versions cimport LOCK_ONLY, SERIAL, SERIALIZABLE, TXN_ACTIVE, TXN_PREPARED, Promise, Txn, Version, hash_key, version_key
 
 cdef enum:
     KIND_RANGE = 0              # on disk: never change
@@ -259,14 +259,16 @@ cdef int prepare(TxnManager m, Txn* t, const char* xid, size_t n, LockTable* tab
     if status != OK:
         lack.log_bytes = n + RECORD_OVERHEAD
         return status
-    if t.sx != NULL:
-        status = ssi_prepare(m, t)
-        if status != OK:
-            return status
     wall = wall_now(m)
     status = promise_restore(m, t, xid, n, t.level, wall, 0, table.data, table.used)
     if status != OK:
         return status
+    if t.sx != NULL:                    # last of what can fail: from then on its conflicts are judged as those of one in doubt
+        status = ssi_prepare(m, t)
+        if status != OK:
+            promise_drop(m, t)
+            t.state = TXN_ACTIVE
+            return status
     # From here on nothing fails.
     memset(&r, 0, sizeof(Record))
     r.type = R_PREPARE

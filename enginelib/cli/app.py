@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import enginelib
-from enginelib.cli import MISSING, data, demo, look, outward, transfer, upkeep
+from enginelib.cli import MISSING, data, demo, look, outward, transfer, twophase, upkeep
 
 FAILED = 3
 
@@ -69,6 +69,6 @@ def cli(traceback: bool) -> None:
     """
 
 
-for module in (look, data, transfer, upkeep, outward, demo):
+for module in (look, data, transfer, upkeep, outward, twophase, demo):
     for command in module.commands:
         cli.add_command(command)

@@ -1,7 +1,7 @@
 """Acknowledgements: how far each follower is, and commits that wait until enough of them are far enough.
 
-A follower, or whatever carries changes to it, tells the leader up to which LSN it has received and applied them. Where a
-database requires acknowledgements, a commit, once it is durable here, waits in `enginelib.hooks.Gate` until as many
+A follower, or whatever carries changes to it, tells the leader up to which LSN it has received and applied them. Where
+a database requires acknowledgements, a commit, once it is durable here, waits in `enginelib.hooks.Gate` until as many
 followers as are required have told of its record. What a commit cannot do is take back: one that runs out of time
 stands here, and says how many had acknowledged it.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from enginelib.errors import AcknowledgementTimeout
+from enginelib.hooks import gate_of
 
 if TYPE_CHECKING:
     from enginelib.database import Database
@@ -109,10 +110,10 @@ def require(
     """See `Database.require_acknowledgements`."""
     made = Required(database, followers, mode, timeout, on_timeout) if followers else None
     if database.required is not None:
-        database.gate.remove(database.required)
+        gate_of(database).remove(database.required)
     database.required = made
     if made is not None:
-        database.gate.add(made)
+        gate_of(database).add(made)
 
 
 def acknowledge(database: Database, name: str, received: int | None, applied: int | None) -> None:
@@ -123,4 +124,4 @@ def acknowledge(database: Database, name: str, received: int | None, applied: in
     follower.received = max(follower.received, follower.applied, received or 0)
     follower.when = time.time()
     if database.required is not None:
-        database.gate.moved()
+        gate_of(database).moved()

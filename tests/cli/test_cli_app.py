@@ -12,7 +12,7 @@ from enginelib.cli import output
 from enginelib.cli.app import cli
 
 COMMANDS = ["info", "keyspaces", "log", "get", "put", "del", "scan", "import", "export"]
-COMMANDS += ["verify", "checkpoint", "compact", "backup", "restore", "changes", "slots", "demo"]
+COMMANDS += ["verify", "checkpoint", "compact", "backup", "restore", "changes", "slots", "2pc", "demo"]
 READING = ["info", "keyspaces", "log", "get", "scan", "verify", "changes"]
 
 

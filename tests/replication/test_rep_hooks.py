@@ -67,7 +67,7 @@ def test_a_slow_one_slows_the_writers(db, ks):
 
         writer = threading.Thread(target=write)
         writer.start()
-        wait_until(lambda: db.gate.waits and hook.calls)
+        wait_until(lambda: db.commit_gate.waits and hook.calls)
         assert 10 < len(written) < 40 and hook.calls == 1
         go.set()
         writer.join()
@@ -95,7 +95,7 @@ def test_closing_ends_them(db, ks, path):
     wait_until(lambda: hook.calls)
     stuck = threading.Thread(target=ks.put, args=(b"b", b"x" * 5000))
     stuck.start()
-    wait_until(lambda: db.gate.waits)
+    wait_until(lambda: db.commit_gate.waits)
     closing = threading.Thread(target=db.close)
     closing.start()
     go.set()

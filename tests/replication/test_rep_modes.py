@@ -26,9 +26,9 @@ def test_a_commit_waits_for_as_many_as_are_required(db, ks, mode):
     writer = threading.Thread(target=lambda: (ks.put(b"a", b"1"), done.set()))
     writer.start()
     deadline = time.monotonic() + 20
-    while not db.gate.waits and time.monotonic() < deadline:
+    while not db.commit_gate.waits and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert db.gate.waits == 1 and not done.is_set() and ks.get(b"a") == b"1"  # it stands, and is seen
+    assert db.commit_gate.waits == 1 and not done.is_set() and ks.get(b"a") == b"1"  # it stands, and is seen
     db.acknowledge("one", **{mode: end(db)})
     db.acknowledge("two", received=end(db) if mode == "applied" else 1)
     assert not done.wait(0.1)
@@ -90,7 +90,7 @@ def test_closing_lets_go(db, ks):
     db.require_acknowledgements(1)
     writer = threading.Thread(target=ks.put, args=(b"a", b"1"))
     writer.start()
-    while not db.gate.waits:
+    while not db.commit_gate.waits:
         time.sleep(0.001)
     db.close()
     writer.join(20)

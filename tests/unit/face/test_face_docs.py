@@ -8,7 +8,7 @@ import pytest
 import enginelib
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = ["README.md", "docs/guide.md", "docs/guarantees.md"]
+PAGES = ["README.md", "docs/guide.md", "docs/guarantees.md", "docs/twophase.md"]
 
 
 def blocks(page):
