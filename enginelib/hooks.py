@@ -1,8 +1,8 @@
 """Hooks: what is called with commits, before them and after.
 
 Data flow: a `CommitHook` has a thread of its own that reads the change stream from where the log stood when the hook
-was made, and calls back for each change: after durability, in commit order, off the writers' path. A `Watcher` is one such
-thread for all futures of `Database.watch`. `Gate` is what every commit passes once it is done, where there is a
+was made, and calls back for each change: after durability, in commit order, off the writers' path. A `Watcher` is one
+such thread for all futures of `Database.watch`. `Gate` is what every commit passes once it is done, where there is a
 reason to: it keeps a writer waiting while a hook is too far behind (back-pressure), and until enough followers have
 acknowledged (`enginelib.replication.acknowledge`). Without hooks a commit pays for a comparison with None.
 
