@@ -1,15 +1,18 @@
 """Keyspaces by name: see catalog.pxd."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memcpy
 from ..base.coding cimport get32, put32
-from ..base.latch cimport latch_enter, latch_unlock
-from ..base.status cimport OK, AGAIN, E_USAGE, fail, fail_corrupt, raise_status
+from ..base.latch cimport latch_enter, latch_lock, latch_unlock
+from ..base.status cimport OK, ABSENT, AGAIN, E_USAGE, fail, fail_corrupt, raise_status
 from ..base.status import registered_errors
-from ..index.btree cimport MAX_BATCH, BTree
+from ..index.btree cimport MAX_BATCH, SEEK_GE, SEEK_GT, BTree, Path
 from ..index.lsm cimport LsmTree
+from ..index.node cimport node_key_copy, node_prefix_len, node_suffix_len, node_value
 from ..log.record cimport TAG_NAMED
+from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
 from ..txn.keyspaces cimport tree_admit
-from ..txn.transaction cimport TxnManager, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, ROW_IMAGES, TREE_DROPPING, row_valid
+from ..txn.transaction cimport TxnManager, Found, Lack, lack_init, OP_PUT, OP_DELETE, OP_LOCK, CATALOG, CATALOG_ROW, LSM_BACKEND, ROW_IMAGES, TREE_DROPPING, row_valid
 from ..txn.versions cimport Txn
 from .engine cimport Engine
 from .handles cimport CoreDatabase, CoreKeyspace
@@ -104,6 +107,67 @@ cdef list catalog_rows(CoreTransaction txn, bint hidden):
         row = checked_row(value)
         rows.append((decode_name(key), get32(PyBytes_AS_STRING(row)), "lsm" if row[4] == LSM_BACKEND else "btree"))
     return rows
+
+
+def rows_seen_by(Engine e not None, size_t reader):
+    """Names and rows of the catalogue, as committed; reader: address of the transaction whose view it is instead, or 0."""
+    cdef TxnManager m = e.txns
+    cdef BTree tree = <BTree>m.trees[CATALOG].tree
+    cdef Lack lack
+    cdef Path path
+    cdef const char* page
+    cdef Found found
+    cdef uint16_t flags
+    cdef uint32_t vlen
+    cdef const char* value
+    cdef char key[512]
+    cdef bint there
+    cdef size_t n
+    cdef int status, i
+    cdef bytes after = None
+    rows = []
+    lack_init(&lack)
+    while True:
+        latch_enter(&e.latch)
+        n = 0
+        status = tree.seek(NULL if after is None else <char*>after, 0 if after is None else len(after),
+                           SEEK_GE if after is None else SEEK_GT, &path, &lack.need)
+        if status == OK:
+            page = path.frames[path.depth - 1].page
+            i = path.slots[path.depth - 1]
+            value = node_value(page, i, &flags, &vlen)
+            n = node_prefix_len(page) + node_suffix_len(page, i)
+            if n == 0 or n > LONGEST_NAME or flags & VALUE_BLOB or not (vlen == 0 if flags & VALUE_GHOST else row_valid(value, vlen)):
+                status = fail_corrupt(e.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, vlen)
+            else:
+                node_key_copy(page, i, key)
+                status = m.read(<Txn*>reader, CATALOG, key, n, &found, &lack)
+        there = status == OK
+        if status == AGAIN:
+            latch_unlock(&e.latch)
+            with nogil:
+                latch_lock(&e.latch)
+                status = m.secure(NULL, &lack)
+                latch_unlock(&e.latch)
+            if status != OK:
+                raise_status(status)
+            continue
+        if there and (found.blob or not row_valid(found.value, found.vlen)):
+            status = fail_corrupt(e.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, found.vlen)
+        elif there:
+            vlen = found.vlen
+            memcpy(key + n, found.value, vlen)
+        elif status == ABSENT and n:
+            status = OK                       # it is in the tree, and not committed, or not any more
+        m.settle(&lack)
+        latch_unlock(&e.latch)
+        if status == ABSENT:
+            return rows
+        if status != OK:
+            raise_status(status)
+        after = key[:n]
+        if there:
+            rows.append((after, key[n:n + vlen]))
 
 
 def load_images(Engine e not None):

@@ -24,115 +24,12 @@ from ..txn.versions cimport Txn
 from .archive cimport first_lsns, header_of, segment_file
 from .engine cimport Engine
 from .handles cimport CoreDatabase
+from .operation cimport Change, Operation, made
 from .lsmtree import IMAGES_NAMES
 
 cdef enum:
     WAIT_SLICE = 50000            # microseconds between looks at signals
     OVERHEAD = 160                # memory that a change takes beside its key and value
-
-
-@cython.no_gc
-@cython.freelist(256)
-cdef class Operation:
-    """One change within a committed transaction.
-
-    Attributes:
-        keyspace: name of the keyspace.
-        op: ``"put"``, ``"delete"``, ``"delete_range"`` (from `key` up to `value`; None: to the end), ``"create_keyspace"`` (`value`: what the
-            catalogue says of it), ``"drop_keyspace"`` or ``"rename_keyspace"`` (`value`: the new name in UTF-8).
-        key, value: bytes, or None.
-        before: what the key held just before; None where it was not there, or that is not known or not asked for.
-        existed: whether the key was there; None where that is not known or not asked for.
-    """
-    cdef readonly str keyspace
-    cdef readonly str op
-    cdef readonly bytes key
-    cdef readonly bytes value
-    cdef readonly bytes before
-    cdef readonly object existed
-    cdef uint64_t lsn
-    cdef uint32_t id
-
-    def __init__(self, str keyspace not None, str op not None, bytes key=None, bytes value=None, bytes before=None, existed=None):
-        self.keyspace, self.op, self.key, self.value, self.before = keyspace, op, key, value, before
-        self.existed = None if existed is None else bool(existed)
-
-    def __eq__(self, other):
-        cdef Operation o
-        if not isinstance(other, Operation):
-            return NotImplemented
-        o = <Operation>other
-        return (self.keyspace == o.keyspace and self.op == o.op and self.key == o.key and self.value == o.value and self.before == o.before
-                and self.existed == o.existed)
-
-    def __hash__(self):
-        return hash((self.keyspace, self.op, self.key, self.value))
-
-    def __reduce__(self):
-        return Operation, (self.keyspace, self.op, self.key, self.value, self.before, self.existed)
-
-    def __repr__(self):
-        rest = ", ".join(repr(each) for each in (self.key, self.value) if each is not None)
-        was = "" if self.existed is None else f" before={self.before!r}" if self.before is not None or not self.existed else " existed=True"
-        return f"<{self.op} {self.keyspace!r} {rest}{was}>"
-
-
-cdef Operation made(str keyspace, str op, bytes key, bytes value, uint64_t lsn, uint32_t id):
-    cdef Operation o = Operation.__new__(Operation)
-    o.keyspace, o.op, o.key, o.value, o.lsn, o.id = keyspace, op, key, value, lsn, id
-    return o
-
-
-@cython.no_gc
-@cython.freelist(256)
-cdef class Change:
-    """A committed transaction.
-
-    Attributes:
-        database_id: 16 bytes that name the database.
-        epoch: raised by each promotion of a follower.
-        sequence: its place in the commit order of the database; grows by every commit.
-        lsn: where the log goes on behind it: the ``since`` to read on from.
-        commit_ts: its commit timestamp.
-        time: of its commit, in seconds since 1970.
-        origin: the database in which it was made first, where it came from another by a `Follower`; None for this one.
-        operations: its operations in order. Of a transaction larger than the memory of the stream an iterable that
-            reads them from the log again, for as long as the stream stands at this change.
-        calls: the calls of logged procedures in it.
-        xid: what it was prepared as; None for one that was not.
-        event: ``"commit"``; of a stream with ``prepared=True`` also ``"prepare"``, with what it would do, and
-            ``"rollback"``, of one that was prepared. Those two have no place in the commit order: `sequence` is 0.
-    """
-    cdef readonly bytes database_id
-    cdef readonly uint64_t epoch
-    cdef readonly uint64_t sequence
-    cdef readonly uint64_t lsn
-    cdef readonly uint64_t commit_ts
-    cdef readonly double time
-    cdef readonly bytes origin
-    cdef readonly object operations
-    cdef readonly tuple calls
-    cdef readonly str xid
-    cdef readonly str event
-
-    def __init__(self, bytes database_id not None, epoch, sequence, lsn, commit_ts, double time, bytes origin, operations, tuple calls=(), str xid=None,
-                 str event not None="commit"):
-        self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts = database_id, epoch, sequence, lsn, commit_ts
-        self.time, self.origin, self.operations, self.calls, self.xid, self.event = time, origin, operations, calls, xid, event
-
-    def __reduce__(self):
-        return Change, (self.database_id, self.epoch, self.sequence, self.lsn, self.commit_ts, self.time, self.origin, self.operations, self.calls,
-                        self.xid, self.event)
-
-    def __eq__(self, other):
-        return self.__reduce__() == other.__reduce__() if isinstance(other, Change) else NotImplemented
-
-    def __hash__(self):
-        return hash((self.database_id, self.epoch, self.lsn))
-
-    def __repr__(self):
-        what = self.sequence if self.event == "commit" else f"{self.event} of {self.xid!r}"
-        return f"<enginelib.replication.Change {what} at LSN {self.lsn}, {self.operations!r}>"
 
 
 @cython.no_gc

@@ -2,8 +2,9 @@
 from .archive import CoreArchive
 from .build import build_info
 from .cursor import CoreCursor
-from .changes import Change, ChangeReader, Operation, oldest_running
+from .changes import ChangeReader, oldest_running
 from .handles import CoreDatabase, CoreKeyspace
+from .operation import Change, Operation
 from .procedures import busy
 from .lsmtree import keyspace_options
 from .restore import Scan, archived_epoch, cut, image_of, scan, segments_in

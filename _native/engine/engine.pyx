@@ -4,9 +4,9 @@ Opening: lock, files (made under another name and renamed when whole), superbloc
 Closing: no new operations, those under way end, transactions left open are rolled back, a checkpoint, files, lock.
 """
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 import os
 from threading import RLock
 from ..base.coding cimport get32
@@ -17,17 +17,15 @@ from ..base.status import registered_errors
 from ..base.vfs cimport Vfs, VFS_READ, VFS_WRITE, VFS_CREATE, KIND_NONE, KIND_DIRECTORY
 from ..base.memvfs cimport MemoryVfs
 from ..base.realvfs cimport RealVfs
-from ..index.btree cimport BTree, Path, SEEK_GE, SEEK_GT
-from ..index.node cimport node_key_copy, node_prefix_len, node_suffix_len, node_value
+from ..index.btree cimport BTree
 from ..log.record cimport Record, R_NAME, record_encode
 from ..log.settle cimport settle_tail
 from ..log.writer cimport LogWriter, SYNC
-from ..page.layout cimport VALUE_BLOB, VALUE_GHOST
 from ..page.pool cimport Pool
 from ..page.store cimport PageStore
 from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
-from ..txn.transaction cimport TxnManager, Found, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING, CATALOG, CATALOG_ROW, row_valid
+from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING, TXN_PREPARED
 from .checkpoint cimport MOST_SLOTS, SlotPin, take_checkpoint, shrink
 from ..index.lsm cimport LsmTree
@@ -708,71 +706,8 @@ cdef class Engine:
 
     def catalog(self, size_t reader=0):
         """Names and rows of the catalogue, as committed; reader: address of the transaction whose view it is instead."""
-        cdef BTree tree = <BTree>self.txns.trees[CATALOG].tree
-        cdef Lack lack
-        cdef Path path
-        cdef const char* page
-        cdef Found found
-        cdef uint16_t flags
-        cdef uint32_t vlen
-        cdef const char* value
-        cdef char key[512]
-        cdef bint there
-        cdef size_t n
-        cdef int status, i
-        cdef bytes after = None
-        rows = []
-        lack_init(&lack)
-        while True:
-            latch_enter(&self.latch)
-            status = tree.seek(NULL if after is None else <char*>after, 0 if after is None else len(after),
-                               SEEK_GE if after is None else SEEK_GT, &path, &lack.need)
-            if status == AGAIN:
-                latch_unlock(&self.latch)
-                with nogil:
-                    latch_lock(&self.latch)
-                    status = self.txns.secure(NULL, &lack)
-                    latch_unlock(&self.latch)
-                if status != OK:
-                    raise_status(status)
-                continue
-            n = 0
-            if status == OK:
-                page = path.frames[path.depth - 1].page
-                i = path.slots[path.depth - 1]
-                value = node_value(page, i, &flags, &vlen)
-                n = node_prefix_len(page) + node_suffix_len(page, i)
-                if n == 0 or n > 255 or flags & VALUE_BLOB or not (vlen == 0 if flags & VALUE_GHOST else row_valid(value, vlen)):
-                    status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, vlen)
-                else:
-                    node_key_copy(page, i, key)
-                    status = self.txns.read(<Txn*>reader, CATALOG, key, n, &found, &lack)
-            there = status == OK
-            if status == AGAIN:
-                latch_unlock(&self.latch)
-                with nogil:
-                    latch_lock(&self.latch)
-                    status = self.txns.secure(NULL, &lack)
-                    latch_unlock(&self.latch)
-                if status != OK:
-                    raise_status(status)
-                continue
-            if there and (found.blob or not row_valid(found.value, found.vlen)):
-                status = fail_corrupt(self.pages_path, -1, b"a row of the catalogue", CATALOG_ROW, found.vlen)
-            elif there:
-                vlen = found.vlen
-                memcpy(key + n, found.value, vlen)
-            elif status == ABSENT and n:
-                status = OK                       # it is in the tree, and not committed, or not any more
-            self.txns.settle(&lack)
-            latch_unlock(&self.latch)
-            if status == ABSENT:
-                return rows
-            if status != OK:
-                raise_status(status)
-            after = key[:n]
-            if there:
-                rows.append((after, key[n:n + vlen]))
+        from .catalog import rows_seen_by
+        return rows_seen_by(self, reader)
 
     # --- background
 
