@@ -4,7 +4,7 @@ from .build import build_info
 from .cursor import CoreCursor
 from .changes import ChangeReader, oldest_running
 from .handles import CoreDatabase, CoreKeyspace
-from .operation import Change, Operation
+from .operation import Change, Operation, puts_of
 from .procedures import busy
 from .lsmtree import keyspace_options
 from .restore import Scan, archived_epoch, cut, image_of, scan, segments_in
@@ -14,4 +14,4 @@ from .txnhandle import CoreTransaction
 BUSY = busy()
 
 __all__ = ["BUSY", "CoreArchive", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "Scan", "SlotRow", "add_slot", "archived_epoch", "build_info", "cut", "drop_slot", "image_of", "keyspace_options",
-           "move_slot", "oldest_running", "save_slots", "scan", "segments_in", "slot_rows"]
+           "move_slot", "oldest_running", "puts_of", "save_slots", "scan", "segments_in", "slot_rows"]

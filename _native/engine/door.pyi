@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeAlias
 
 __all__ = ["BUSY", "CoreArchive", "CoreCursor", "CoreDatabase", "CoreKeyspace", "CoreTransaction", "Change", "ChangeReader", "Operation", "Scan", "SlotRow", "add_slot", "archived_epoch", "build_info", "cut", "drop_slot", "image_of", "keyspace_options",
-           "move_slot", "oldest_running", "save_slots", "scan", "segments_in", "slot_rows"]
+           "move_slot", "oldest_running", "puts_of", "save_slots", "scan", "segments_in", "slot_rows"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview     # for annotations: it does not exist at run time
 
@@ -193,6 +193,8 @@ class Change:
     event: str
     def __init__(self, database_id: bytes, epoch: int, sequence: int, lsn: int, commit_ts: int, time: float, origin: bytes | None,
                  operations: Iterable[Operation], calls: tuple[Any, ...] = (), xid: str | None = None, event: str = "commit") -> None: ...
+
+def puts_of(changes: list[Change], at: int, like: Change, name: str, pairs: list[tuple[bytes, bytes]]) -> int: ...   # see operation.pyx
 
 class ChangeReader:
     """Decodes the log of an open database: see ``changes.pyx``. One thread at a time."""

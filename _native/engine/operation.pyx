@@ -86,3 +86,30 @@ cdef class Change:
     def __repr__(self):
         what = self.sequence if self.event == "commit" else f"{self.event} of {self.xid!r}"
         return f"<enginelib.replication.Change {what} at LSN {self.lsn}, {self.operations!r}>"
+
+
+def puts_of(list changes not None, Py_ssize_t at, Change like not None, str name not None, list pairs not None):
+    """Takes changes that are like one another, for who applies many of them.
+
+    From `at` on, as long as they come after one another and are of the database, epoch and origin of `like`, and hold nothing but puts into the keyspace `name`, their
+    (key, value) pairs are added to `pairs`. Returns the index of the first that is not so.
+    """
+    cdef Change change
+    cdef Operation o
+    cdef list operations
+    cdef uint64_t done = like.sequence
+    while at < len(changes):
+        change = <Change?>changes[at]
+        if (change.sequence <= done or change.epoch != like.epoch or type(change.operations) is not list or change.event != "commit"
+                or (change.database_id is not like.database_id and change.database_id != like.database_id)
+                or (change.origin is not like.origin and change.origin != like.origin)):
+            break
+        operations = <list>change.operations
+        for o in operations:
+            if o.op != "put" or o.keyspace != name:
+                return at
+        for o in operations:
+            pairs.append((o.key, o.value))
+        done = change.sequence
+        at += 1
+    return at

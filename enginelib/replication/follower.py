@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
 
 import msgspec
 
-from enginelib._native.engine.door import Change, Operation, keyspace_options
+from enginelib._native.engine.door import Change, Operation, keyspace_options, puts_of
 from enginelib.database import Database
 from enginelib.errors import ChangesGone, DatabaseClosed, FencedError, UsageError
 from enginelib.replication.archive import Archive, ArchiveStream
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 POSITION = "enginelib.follower"
 KEY = b"position"
-BATCH = 256
+BATCH = 1024
 WAIT = 0.05
 COPY = 2000
 ACKNOWLEDGE = 0.2
@@ -376,7 +376,10 @@ class Follower:
         self._applier.forget()
         with self.database.transaction() as txn:
             origin: bytes | None = None
-            for change in batch:
+            at = 0
+            while at < len(batch):
+                change = batch[at]
+                at += 1
                 if change.database_id != position.leader:
                     self._check_leader(change.database_id)
                 if change.epoch < epoch or change.epoch < self.database.epoch:
@@ -392,6 +395,8 @@ class Follower:
                     continue  # it was made here
                 origin = change.origin or change.database_id
                 self._applier.apply(txn, change.operations)
+                at = self._applier.apply_alike(batch, at)
+                done = batch[at - 1].sequence
             self._applier.flush(txn)
             position = Position(
                 leader=position.leader, sequence=done, lsn=last.lsn, epoch=epoch, slot=position.slot, copied=True
@@ -438,6 +443,10 @@ class Applier:
                     pairs.append((o.key, o.value))  # type: ignore[arg-type]
                 else:
                     self.operate(txn, o)
+
+    def apply_alike(self, batch: list[Change], at: int) -> int:
+        """Does those changes from `at` on that are as the one before and put into the same keyspace; where they end."""
+        return puts_of(batch, at, batch[at - 1], self._name, self._pairs) if self._pairs else at
 
     def flush(self, txn: Transaction) -> None:
         """Makes the puts that are gathered."""
