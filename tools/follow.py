@@ -16,7 +16,6 @@ import os
 import random
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -80,7 +79,11 @@ class Process:
     def kill(self) -> list[list[str]]:
         """Kills it; the lines that were still to be read."""
         self.check()
-        self.popen.send_signal(signal.SIGKILL)
+        return self.end()
+
+    def end(self) -> list[list[str]]:
+        """Kills it, whether it lives or not."""
+        self.popen.kill()
         self.popen.wait()
         rest = self.lines()
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
@@ -277,8 +280,7 @@ class Campaign:
     def end(self) -> None:
         """Kills what is left."""
         for process in self.processes.values():
-            process.popen.kill()
-            process.popen.wait()
+            process.end()
 
 
 def contents(db: enginelib.Database) -> dict[str, dict[bytes, bytes]]:
