@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, Unpack, runtime_checkable
@@ -26,7 +26,7 @@ import msgspec
 
 from enginelib._native.engine.door import Change, Operation, keyspace_options
 from enginelib.database import Database
-from enginelib.errors import ChangesGone, DatabaseClosed, FencedError, LockTimeout, UsageError
+from enginelib.errors import ChangesGone, DatabaseClosed, FencedError, UsageError
 from enginelib.replication.archive import Archive, ArchiveStream
 from enginelib.replication.codec import decode
 
@@ -286,7 +286,7 @@ class Follower:
         """
         with self._moved:
             self._stopping = True
-            closing = list(self._closing)
+            closing, self._closing = self._closing, []
             self._moved.notify_all()
         if self._shipped is not None:
             self._shipped.stop()
@@ -294,18 +294,20 @@ class Follower:
             self._connection.cancel()
         if threading.current_thread() is self._thread:
             return
-        for each in closing:
-            with suppress(ValueError):  # a generator that is running cannot be closed
-                each.close()
-        if closing and not isinstance(closing[0], Generator):
-            self._thread.join(GRACE)
-        with self._moved:
-            self._moved.wait_for(lambda: self._ended or self._asking)
+        try:
+            _close(closing)
+            if closing and not isinstance(closing[0], Generator):
+                self._thread.join(GRACE)
+        finally:
+            with self._moved:
+                self._moved.wait_for(lambda: self._ended or self._asking)
 
     def close(self) -> None:
         """Ends following and closes the database; it goes on where it was when it is opened as a follower again."""
-        self.stop()
-        self.database.close()
+        try:
+            self.stop()
+        finally:
+            self.database.close()
 
     def promote(self) -> Database:
         """Makes the follower a leader: ends following and raises the epoch, so that changes of the old leader are
@@ -360,10 +362,13 @@ class Follower:
         position = self._position
         changes = self._source(position.lsn if position else 0) if callable(self._source) else self._source
         incoming: Iterator[Change | bytes] = iter(changes)  # type: ignore[arg-type]
+        found = [each for each in (incoming, changes if changes is not incoming else None) if hasattr(each, "close")]
         with self._moved:
-            self._closing = [
-                each for each in (incoming, changes if changes is not incoming else None) if hasattr(each, "close")
-            ]
+            late = self._stopping
+            if not late:
+                self._closing = found
+        if late:
+            _close(found)
         return incoming
 
     def _ask(self, asked: Callable[[], T]) -> T | None:
@@ -403,7 +408,7 @@ class Follower:
                             "replaced."
                         )
                     self._follow_connection(connection)
-            except (ConnectionLost, LockTimeout):
+            except ConnectionLost:
                 pass
             finally:
                 self._connection = None
@@ -581,6 +586,15 @@ class Follower:
             if not (isinstance(error, DatabaseClosed) and (self._stopping or self.database.closed)):
                 self._error = error
             self._moved.notify_all()
+
+
+def _close(sources: list[Any]) -> None:
+    for each in sources:
+        try:
+            each.close()
+        except ValueError:
+            if not isinstance(each, Generator):  # one that is running cannot be closed
+                raise
 
 
 def parts_of(snapshot: Transaction) -> Iterator[Part]:

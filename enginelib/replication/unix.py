@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import select
 import signal
@@ -39,7 +40,7 @@ import msgspec
 
 from enginelib._native.engine.door import Change
 from enginelib.database import Database
-from enginelib.errors import ChangesGone, DatabaseClosed, Error, FencedError, LockTimeout, UsageError
+from enginelib.errors import ChangesGone, DatabaseClosed, Error, FencedError, ReadOnlyError, UsageError
 from enginelib.replication.codec import LARGEST, decode, encode
 from enginelib.replication.follower import ConnectionLost, Follower, Part, Position, parts_of
 
@@ -54,7 +55,7 @@ BATCH = 256
 WAIT = 0.2
 TELL = 1.0  # between two messages of a leader that has nothing to say
 SILENCE = 60.0  # after which the other side is taken for dead
-REFUSALS: dict[str, type[Error]] = {each.code: each for each in (ChangesGone, FencedError, LockTimeout, UsageError)}
+REFUSALS: dict[str, type[Error]] = {each.code: each for each in (ChangesGone, FencedError, UsageError)}
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -82,10 +83,17 @@ class Wire:
         socket: the socket.
     """
 
-    def __init__(self, connected: socket.socket, most: int) -> None:
-        """Takes over a socket that is connected; a message of `most` bytes or more is nonsense."""
+    def __init__(self, connected: socket.socket, most: int, silence: float = math.inf) -> None:
+        """Takes over a socket that is connected.
+
+        Args:
+            connected: it.
+            most: a message of so many bytes or more is nonsense.
+            silence: seconds without a word after which the other side is taken for dead.
+        """
         self.socket = connected
         self._most = most
+        self._silence = silence
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
         self._data = bytearray()
@@ -134,8 +142,8 @@ class Wire:
             left = max(0.0, deadline - time.monotonic())
             try:
                 if not self._poll.poll(left * 1000):
-                    if time.monotonic() - self._heard > SILENCE:
-                        raise ConnectionLost(f"Nothing was heard for {SILENCE:g} seconds.")
+                    if time.monotonic() - self._heard > self._silence:
+                        raise ConnectionLost(f"Nothing was heard for {self._silence:g} seconds.")
                     return None
                 some = self.socket.recv(PIECE)
             except ConnectionLost:
@@ -184,7 +192,10 @@ class Server:
 
         Raises:
             UsageError: another server is there, or something that is no socket.
+            ReadOnlyError: the database was opened read-only: it has no slots to move.
         """
+        if database.read_only:
+            raise ReadOnlyError("A database that was opened read-only cannot be served: open it for writing.")
         self.path = _checked(path)
         self._database = database
         self._lock = threading.Lock()
@@ -258,9 +269,10 @@ class Server:
             self._answer(wire, hello)
         except (ConnectionLost, DatabaseClosed, msgspec.MsgspecError):
             pass
-        except Error as error:
+        except Exception as error:  # the follower is told: it is not to try for ever
+            code, retryable = (error.code, error.retryable) if isinstance(error, Error) else (Error.code, False)
             with contextlib.suppress(ConnectionLost):
-                wire.send(REFUSED, msgspec.msgpack.encode((error.code, str(error))))
+                wire.send(REFUSED, msgspec.msgpack.encode((code, str(error), retryable)))
         finally:
             with self._lock:
                 if slot is not None and self._serving.get(slot, (None,))[0] is wire:
@@ -376,7 +388,7 @@ class Leader:
         except OSError as error:
             connected.close()
             raise ConnectionLost(f"Nobody serves at {self.path}: {error}") from None
-        wire = Wire(connected, LARGEST)
+        wire = Wire(connected, LARGEST, SILENCE)
         try:
             wire.send(HELLO, msgspec.msgpack.encode(Hello(VERSION, name, position, epoch)))
             return UnixConnection(wire)
@@ -464,7 +476,9 @@ def _decoded(message: tuple[int, bytes], kind: Any) -> Any:
 
 
 def _refusal(body: bytes) -> Error:
-    code, text = _decoded((REFUSED, body), tuple[str, str])
+    code, text, retryable = _decoded((REFUSED, body), tuple[str, str, bool])
+    if retryable:
+        raise ConnectionLost(f"The leader says: {text}")
     return REFUSALS.get(code, Error)(f"The leader says: {text}")
 
 

@@ -74,13 +74,16 @@ def path(tmp_path):
     return tmp_path / "s"
 
 
-def seen(directory):
-    """What a reader beside the follower's process sees; None while there is no database yet, or half a one."""
-    try:
-        with enginelib.open(directory, read_only=True, create=False) as db:
-            return {name: rows for name, rows in contents(db).items() if name != POSITION}
-    except (enginelib.Error, KeyError):
-        return None
+def held(directory):
+    """What a follower holds whose process has ended."""
+    with enginelib.open(directory, read_only=True, create=False) as db:
+        return {name: rows for name, rows in contents(db).items() if name != POSITION}
+
+
+def acknowledged(db):
+    """Waits until the follower has acknowledged all that is committed."""
+    *_, newest = db.changes()
+    until(lambda: any(slot.confirmed >= newest.lsn for slot in db.slots() if slot.name.startswith("follower-")))
 
 
 def test_a_process_is_copied_to_and_follows(leader, tmp_path, path, started):
@@ -90,17 +93,15 @@ def test_a_process_is_copied_to_and_follows(leader, tmp_path, path, started):
     with Server(leader, path):
         follower = started("follow", tmp_path / "follower", path)
         assert "follows" in follower.said
-        until(lambda: seen(tmp_path / "follower") == contents(leader))
+        acknowledged(leader)
         churn(leader, rng, 50)
         leader.rename_keyspace("two", "zwei")
         leader.keyspace("three")[b"a"] = b"1"
-        until(lambda: seen(tmp_path / "follower") == contents(leader))
+        acknowledged(leader)
         (slot,) = leader.slots()
-        assert slot.name.startswith("follower-") and slot.active
-        leader["one"][b"last"] = b""
-        *_, newest = leader.changes()
-        until(lambda: leader.slots()[0].confirmed >= newest.lsn)
+        assert slot.active
         follower.end()
+        assert held(tmp_path / "follower") == contents(leader)
     assert not os.path.exists(path)
     with Follower(tmp_path / "follower", Leader(path)) as again:
         assert shown(again) == contents(leader)
@@ -115,19 +116,20 @@ def test_whoever_is_killed_it_goes_on(leader, tmp_path, path, started):
             if round % 2:
                 follower.kill()
                 follower = started("follow", tmp_path / "follower", path)
-            churn(leader, rng, 60)
+            last = churn(leader, rng, 60)
+    follower.end()
+    wanted = contents(leader)
     leader.close()
     server = started("serve", tmp_path / "leader", path)
-    with enginelib.open(tmp_path / "leader", read_only=True) as beside:
-        wanted = contents(beside)
-    until(lambda: seen(tmp_path / "follower") == wanted)
-    server.kill()  # its socket stays
-    assert os.path.exists(path)
-    with enginelib.open(tmp_path / "leader") as db, Server(db, path):
-        churn(db, rng, 20)
-        until(lambda: seen(tmp_path / "follower") == contents(db))
-        assert len(db.slots()) == 1
-    follower.end()
+    with Follower(tmp_path / "follower", Leader(path)) as here:
+        assert here.wait_for(sequence=last, timeout=PATIENCE)
+        assert shown(here) == wanted
+        server.kill()  # its socket stays
+        assert os.path.exists(path)
+        with enginelib.open(tmp_path / "leader") as db, Server(db, path):
+            assert here.wait_for(sequence=churn(db, rng, 20), timeout=PATIENCE)
+            assert shown(here) == contents(db)
+            assert len(db.slots()) == 1
 
 
 def test_reads_of_ones_own_writes(leader, tmp_path, path):
@@ -212,7 +214,7 @@ def test_a_replaced_leader_is_fenced(leader, tmp_path, path, started):
         zombie = started("follow", tmp_path / "follower", path)
         _, errors = zombie.popen.communicate(timeout=PATIENCE)
         assert zombie.popen.returncode == 1 and errors.startswith("FencedError: ")
-        assert seen(tmp_path / "follower") == before
+        assert held(tmp_path / "follower") == before
 
 
 def test_misuse_is_told(leader, tmp_path, path, started):
@@ -233,6 +235,8 @@ def test_misuse_is_told(leader, tmp_path, path, started):
             stranger.connect(str(path))
             stranger.sendall(unix.HEAD.pack(3, unix.HELLO) + b"\xc1\xc1\xc1")
             assert stranger.recv(100) == b""
+    with enginelib.open(tmp_path / "other", read_only=True) as other, pytest.raises(enginelib.ReadOnlyError):
+        Server(other, path)
     path.write_text("a file")
     with pytest.raises(enginelib.UsageError, match="no socket"):
         Server(leader, path)
@@ -299,3 +303,38 @@ def test_stop_ends_sources_that_block(leader, tmp_path):
     follower.close()
     source.woken.set()
     assert follower.position.sequence == frames[0].sequence and follower.error is None
+
+
+def test_a_leader_that_has_gone_back_refuses(leader, tmp_path, path):
+    """A position beyond the end of its log: whatever it commits next would be taken for what was applied already."""
+    with Server(leader, path), Follower(tmp_path / "follower", Leader(path)) as follower:
+        assert follower.wait_for(sequence=1, timeout=PATIENCE)
+        (slot,) = leader.slots()
+    with Server(leader, path):
+        leader.drop_slot(slot.name)
+        ahead = follower.position.__class__(leader=leader.database_id, sequence=1 << 40, lsn=1 << 40)
+        with Leader(path).connect(slot.name, ahead, 0) as connection, pytest.raises(enginelib.Error, match="beyond the end"):
+            connection.greet()
+
+
+def test_the_wire(path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wire = unix.Wire(ours, 1 << 16, silence=0.05)
+        assert wire.receive(0.0) is None
+        for at in range(9):  # byte by byte
+            assert wire.ready() is None
+            theirs.sendall((unix.HEAD.pack(4, 7) + b"body")[at : at + 1])
+            assert at == 8 or wire.receive(0.0) is None
+        assert wire.receive(1.0) == (7, b"body")
+        unix.Wire(theirs, 1 << 16).send(8, b"", b"two")
+        assert [wire.receive(1.0), wire.receive(1.0)] == [(8, b""), (8, b"two")]
+        with pytest.raises(ConnectionError, match="Nothing was heard"):
+            while True:
+                wire.receive(0.1)
+        theirs.sendall(unix.HEAD.pack(1 << 16, 7))
+        with pytest.raises(ConnectionError, match="does not speak"):
+            wire.receive(1.0)
+        wire.cancel()
+        with pytest.raises(ConnectionError):
+            unix.Wire(ours, 1 << 16).receive(1.0)
