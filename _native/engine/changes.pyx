@@ -116,7 +116,7 @@ cdef class ChangeReader:
                 begin = self.sync()
             self.since = 0 if since is None else since
             self.position = self.since
-            if since is not None and since < self.oldest:
+            if since is not None and since < self.oldest and restart is None:  # up to `restart` nothing has committed since
                 gone(f"the log begins at LSN {self.oldest}; what was committed from LSN {since} on is not there any more")
             if since is not None and since > begin and not e.read_only:
                 raise ValueError(f"since={since} lies beyond the end of the log, LSN {begin}")

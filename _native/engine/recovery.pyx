@@ -489,6 +489,7 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
     cdef Pending* blob
     cdef Doubt* doubt
     cdef uint32_t id
+    cdef uint64_t analysed
     cdef int status
     memset(out, 0, sizeof(Recovered))
     memset(&redo, 0, sizeof(Redo))
@@ -563,8 +564,11 @@ cdef object replay(TxnManager m, Vfs vfs, const char* log_dir, uint64_t segment_
             raise_status(status)
         # 3. redo
         out.redo_micros = -monotonic_micros()
+        analysed = log.end_lsn
         log = LogReader.__new__(LogReader)
         status = log.open(vfs, log_dir, out.read_from, segment_size, m.store.sb.database_id)
+        if m.read_only:
+            log.limit_lsn = analysed         # who writes beside has gone on: of what came since, the fates are not known
         if status == OK:
             with nogil:
                 latch_lock(m.latch)

@@ -12,6 +12,9 @@ import enginelib
 from enginelib.cli.text import to_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+TRIES = 100
 
 database_argument = click.argument(
     "path", metavar="PATH", type=click.Path(file_okay=True, dir_okay=True, path_type=str)
@@ -73,6 +76,23 @@ def data(text: str, as_hex: bool, name: str) -> bytes:
 def reading(path: str) -> enginelib.Database:
     """Opens a database that must exist, for reading; what can be read of a damaged one can be read."""
     return enginelib.open(path, create=False, read_only=True, allow_damaged=True)
+
+
+def beside(work: Callable[[], T]) -> T:
+    """Returns what `work` returns, which reads files that another process may be writing to.
+
+    The end of a log that grows while it is read can look damaged, and a file can go before it is opened. Damage that is
+    there is there the next time, in the same place: only that is raised.
+    """
+    before = ""
+    for _ in range(TRIES):
+        try:
+            return work()
+        except (enginelib.CorruptionError, enginelib.StorageError) as error:
+            if str(error) == before:
+                raise
+            before = str(error)
+    return work()
 
 
 def writing(path: str, create: bool = False) -> enginelib.Database:

@@ -2,9 +2,9 @@
 
 A `Change` is a committed transaction; `Database.changes` yields them in commit order, decoded from the log alone. A
 `Slot` is a named reader that outlasts the process, for which the log is kept. A `Changeset` holds changes, to undo them
-or to apply them elsewhere. What carries changes from one machine to another is not here: any iterable of encoded
-changes will do. `codec`, `Follower` and the files of changesets need the package msgspec (``enginelib[replication]``);
-streams, slots and changesets in memory do not.
+or to apply them elsewhere. `unix` carries changes from one process to another, over a socket; for anything else, any
+iterable of encoded changes will do. `codec`, `Follower` and the files of changesets need the package msgspec
+(``enginelib[replication]``); streams, slots and changesets in memory do not.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -12,14 +12,15 @@ A copy that was cut short is begun again. Changes of a lower epoch than one that
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, Unpack, runtime_checkable
 
 import msgspec
 
@@ -27,7 +28,6 @@ from enginelib._native.engine.door import Change, Operation, keyspace_options, p
 from enginelib.database import Database
 from enginelib.errors import ChangesGone, DatabaseClosed, FencedError, UsageError
 from enginelib.replication.archive import Archive, ArchiveStream
-from enginelib.replication.changes import Changes
 from enginelib.replication.codec import decode
 
 if TYPE_CHECKING:
@@ -35,14 +35,19 @@ if TYPE_CHECKING:
     from enginelib.options import OptionValues
     from enginelib.transaction import Transaction
 
+T = TypeVar("T")
+
 POSITION = "enginelib.follower"
 KEY = b"position"
 BATCH = 1024
 WAIT = 0.05
 COPY = 2000
+COPY_BYTES = 1 << 20
 ACKNOWLEDGE = 0.2
+GRACE = 5.0
+PAUSES = (0.02, 2.0)  # before a connection is tried again: the first, and the longest
 
-Source = Database | Archive | Iterable["Change | bytes"] | Callable[[int], Iterable["Change | bytes"]]
+Part = tuple[str, bytes, list[tuple[bytes, bytes]]]
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +68,73 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     copied: bool = True
     slot: str | None = None
+
+
+class ConnectionLost(ConnectionError):
+    """A connection to a leader broke, or there was none to be had; it is worth another try."""
+
+
+class Connection(AbstractContextManager["Connection"], Protocol):
+    """A connection to a leader elsewhere. One thread at a time, `cancel` excepted. Where it breaks, any of its methods
+    raises `ConnectionLost`.
+
+    Attributes:
+        database_id, epoch: the leader's, once it has answered.
+        copying: whether a copy comes before the changes: `parts`.
+        sequence: of the copy, once its parts have all come.
+        lsn: up to which all that there is has come.
+    """
+
+    database_id: bytes
+    epoch: int
+    copying: bool
+    sequence: int
+    lsn: int
+
+    def greet(self) -> None:
+        """Waits for the leader's answer.
+
+        Raises:
+            FencedError, ChangesGone, UsageError: the leader refuses.
+        """
+        ...
+
+    def parts(self) -> Iterator[Part]:
+        """Yields the copy: see `parts_of`."""
+        ...
+
+    def next_many(self, most: int, timeout: float) -> list[Change]:
+        """Returns the next changes that there are; none when none comes within `timeout` seconds."""
+        ...
+
+    def acknowledge(self, lsn: int) -> None:
+        """Tells the leader that all up to `lsn` is applied and synced."""
+        ...
+
+    def cancel(self) -> None:
+        """From any thread: ends the connection; who waits in it comes back."""
+        ...
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A leader in another process: something that connections are made to."""
+
+    def connect(self, name: str, position: Position | None, epoch: int) -> Connection:
+        """Makes a connection, without waiting for an answer.
+
+        Args:
+            name: of the follower's slot at the leader.
+            position: where the follower stands.
+            epoch: the highest that it knows.
+
+        Raises:
+            ConnectionLost: there is nobody.
+        """
+        ...
+
+
+Source = Database | Archive | Elsewhere | Iterable["Change | bytes"] | Callable[[int], Iterable["Change | bytes"]]
 
 
 class Lag(NamedTuple):
@@ -102,10 +174,11 @@ class Follower:
 
         Args:
             path: its directory, or ``":memory:"``.
-            source: an open `Database` of this process; an `Archive` of another's log; or an iterable of changes,
-                encoded or not, in commit order, from the beginning of the leader's log or from where the follower
-                stands; or a function that returns such an iterable, given the LSN behind the newest change that was
-                applied, 0 for none.
+            source: an open `Database` of this process; a `unix.Leader` of another; an `Archive` of another's log; or
+                an iterable of changes, encoded or not, in commit order, from the beginning of the leader's log or from
+                where the follower stands; or a function that returns such an iterable, given the LSN behind the newest
+                change that was applied, 0 for none. An iterable that blocks should have a method ``close()`` that may
+                be called from another thread and ends the iteration: `stop` calls it.
             slot: name of the slot at a `Database`; None for one of the follower's own. It is made when absent.
             options: as for `enginelib.open`; changes are committed with its durability, ``"os"`` unless it is given.
 
@@ -119,8 +192,11 @@ class Follower:
         self._moved = threading.Condition()
         self._stopping = False
         self._error: BaseException | None = None
-        self._stream: Changes | None = None
+        self._ended = False
+        self._asking = False  # the thread is in the source; what it brings is dropped once it is told to stop
         self._shipped: ArchiveStream | None = None
+        self._connection: Connection | None = None
+        self._closing: list[Any] = []  # what `stop` closes, so that a thread that waits in it comes back
         self._commit_time = time.time()
         self._idle = False
         self._applier = Applier()
@@ -203,21 +279,35 @@ class Follower:
     # ---- ending
 
     def stop(self) -> None:
-        """Ends following; the database stays open."""
+        """Ends following; the database stays open.
+
+        A source that is an iterable, or what a function returned, has its ``close()`` called, where it has one. A
+        thread that waits in a source that cannot be ended is left behind: nothing that it still brings is applied.
+        """
         with self._moved:
             self._stopping = True
+            closing, self._closing = self._closing, []
             self._moved.notify_all()
-        if self._stream is not None:
-            self._stream.close()
         if self._shipped is not None:
             self._shipped.stop()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if self._connection is not None:
+            self._connection.cancel()
+        if threading.current_thread() is self._thread:
+            return
+        try:
+            _close(closing)
+            if closing and not isinstance(closing[0], Generator):
+                self._thread.join(GRACE)
+        finally:
+            with self._moved:
+                self._moved.wait_for(lambda: self._ended or self._asking)
 
     def close(self) -> None:
         """Ends following and closes the database; it goes on where it was when it is opened as a follower again."""
-        self.stop()
-        self.database.close()
+        try:
+            self.stop()
+        finally:
+            self.database.close()
 
     def promote(self) -> Database:
         """Makes the follower a leader: ends following and raises the epoch, so that changes of the old leader are
@@ -257,16 +347,106 @@ class Follower:
         if isinstance(self._source, Archive):
             self._follow_archive(self._source)
             return
+        if isinstance(self._source, Elsewhere):
+            self._follow_elsewhere(self._source)
+            return
+        incoming = self._ask(self._begin)
+        while incoming is not None:
+            change = self._ask(lambda: next(incoming, None))
+            if change is None:
+                return
+            self._apply([change if isinstance(change, Change) else decode(change)])
+
+    def _begin(self) -> Iterator[Change | bytes]:
+        """An iterator over a source that is an iterable, or makes one."""
         position = self._position
         changes = self._source(position.lsn if position else 0) if callable(self._source) else self._source
-        incoming = iter(changes)
-        if isinstance(incoming, Changes):
-            self._stream = incoming
+        incoming: Iterator[Change | bytes] = iter(changes)  # type: ignore[arg-type]
+        found = [each for each in (incoming, changes if changes is not incoming else None) if hasattr(each, "close")]
+        with self._moved:
+            late = self._stopping
+            if not late:
+                self._closing = found
+        if late:
+            _close(found)
+        return incoming
+
+    def _ask(self, asked: Callable[[], T]) -> T | None:
+        """Calls something that may block for ever; None when it was told to stop meanwhile, even by an error."""
+        with self._moved:
+            if self._stopping:
+                return None
+            self._asking = True
+            self._moved.notify_all()
+        try:
+            found = asked()
+        except BaseException:
+            if self._stopping:
+                return None
+            raise
+        finally:
+            with self._moved:
+                stopped = self._stopping
+                self._asking = False
+        return None if stopped else found
+
+    def _follow_elsewhere(self, leader: Elsewhere) -> None:
+        """Connects again and again, with a pause between that grows while nobody answers."""
+        pause, longest = PAUSES
         while not self._stopping:
-            batch = [decode(each) if not isinstance(each, Change) else each for each in islice(incoming, 1)]
-            if not batch:
+            try:
+                epoch = max(self.database.epoch, self._position.epoch if self._position is not None else 0)
+                with leader.connect(self._own_slot, self._position, epoch) as connection:
+                    self._connection = connection
+                    if self._stopping:
+                        return
+                    connection.greet()
+                    pause = PAUSES[0]
+                    if connection.epoch < epoch:
+                        raise FencedError(
+                            f"The leader is of epoch {connection.epoch}; here epoch {epoch} is known, so it has been "
+                            "replaced."
+                        )
+                    self._follow_connection(connection)
+            except ConnectionLost:
+                pass
+            finally:
+                self._connection = None
+                self._idle = False
+            with self._moved:
+                self._moved.wait_for(lambda: self._stopping, pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, longest)
+
+    def _follow_connection(self, connection: Connection) -> None:
+        if connection.copying:
+            self._begin_copy(connection.database_id, connection.epoch, self._own_slot)
+            if not self._take_copy(connection.parts()):
                 return
-            self._apply(batch)
+            self._store(
+                Position(
+                    leader=connection.database_id,
+                    sequence=connection.sequence,
+                    lsn=connection.lsn,
+                    slot=self._own_slot,
+                    epoch=connection.epoch,
+                )
+            )
+        self._check_leader(connection.database_id)
+        told = time.monotonic()
+        while not self._stopping:
+            batch = connection.next_many(BATCH, WAIT)
+            self._idle = not batch
+            if batch:
+                self._apply(batch)
+            position = self._position
+            assert position is not None
+            if connection.lsn > position.lsn:  # nothing else was committed up to there
+                self._move(msgspec.structs.replace(position, lsn=connection.lsn))
+            now = time.monotonic()
+            if now - told >= ACKNOWLEDGE:
+                told = now
+                self.database.sync()
+                connection.acknowledge(position.lsn)
 
     def _follow_database(self, leader: Database) -> None:
         if self._position is None or not self._position.copied:
@@ -296,7 +476,7 @@ class Follower:
             self._shipped = stream  # `stop` ends it
             base = stream.database
             if self._position is None or not self._position.copied:
-                self._begin_copy(base, None)
+                self._begin_copy(base.database_id, base.epoch, None)
                 sequence = self._copy_snapshot(base)
                 if sequence is None:
                     return
@@ -314,24 +494,28 @@ class Follower:
                 if batch:
                     self._apply(batch)
 
-    def _begin_copy(self, leader: Database, slot: str | None) -> None:
+    @property
+    def _own_slot(self) -> str:
+        # The name follows from the database's id: a copy that was cut short finds the slot of the attempt before.
+        return f"follower-{self.database.database_id.hex()}"
+
+    def _begin_copy(self, leader: bytes, epoch: int, slot: str | None) -> None:
         """What an earlier attempt at a copy has left is dropped; that there is none yet is noted."""
         for name in self.database.keyspaces():
             if name != POSITION:
                 self.database.drop_keyspace(name)
-        self._store(Position(leader=leader.database_id, sequence=0, copied=False, slot=slot, epoch=leader.epoch))
+        self._store(Position(leader=leader, sequence=0, copied=False, slot=slot, epoch=epoch))
 
     def _copy(self, leader: Database) -> None:
         """A slot at the leader, and a snapshot of it."""
-        # Its name follows from the database's id: a copy that was cut short finds the slot of the attempt before.
-        slot = self._slot_name or f"follower-{self.database.database_id.hex()}"
+        slot = self._slot_name or self._own_slot
         names = {each.name for each in leader.slots()}
         if slot in names and self._slot_name is None:
             leader.drop_slot(slot)
             names.discard(slot)
         if slot not in names:
             leader.create_slot(slot)
-        self._begin_copy(leader, slot)
+        self._begin_copy(leader.database_id, leader.epoch, slot)
         sequence = self._copy_snapshot(leader)
         if sequence is None:
             return
@@ -343,19 +527,16 @@ class Follower:
     def _copy_snapshot(self, leader: Database) -> int | None:
         """Copies what the leader holds at one moment; that moment's sequence, or None when it was told to stop."""
         with leader.transaction(read_only=True) as snapshot:
-            for name, _, _ in snapshot.catalog_rows():
-                if name == POSITION:
-                    continue
-                row = snapshot.catalog_row(name)
-                assert row is not None
-                backend, options = keyspace_options(row)
-                target = self.database.keyspace(name, backend, **options)
-                pairs = snapshot.scan(snapshot.keyspace(name))  # it may have been dropped or renamed since
-                while some := list(islice(pairs, COPY)):
-                    target.put_many(some)
-                    if self._stopping:
-                        return None
-            return snapshot.snapshot
+            return snapshot.snapshot if self._take_copy(parts_of(snapshot)) else None
+
+    def _take_copy(self, parts: Iterable[Part]) -> bool:
+        """Puts the parts of a copy where they belong; False when it was told to stop."""
+        for name, row, pairs in parts:
+            if self._stopping:
+                return False
+            backend, options = keyspace_options(row)
+            self.database.keyspace(name, backend, **options).put_many(pairs)
+        return True
 
     def _store(self, position: Position) -> None:
         self._space.put(KEY, msgspec.msgpack.encode(position))
@@ -407,11 +588,41 @@ class Follower:
         self._commit_time = last.time
         self._move(position)
 
-    def _ended(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         with self._moved:
+            self._ended = True
             if not (isinstance(error, DatabaseClosed) and (self._stopping or self.database.closed)):
                 self._error = error
             self._moved.notify_all()
+
+
+def _close(sources: list[Any]) -> None:
+    for each in sources:
+        try:
+            each.close()
+        except ValueError:
+            if not isinstance(each, Generator):  # one that is running cannot be closed
+                raise
+
+
+def parts_of(snapshot: Transaction) -> Iterator[Part]:
+    """Yields what a snapshot holds, in parts: a keyspace's name, its catalogue row, and pairs of it, first none."""
+    for name, _, _ in snapshot.catalog_rows():
+        if name == POSITION:
+            continue
+        row = snapshot.catalog_row(name)
+        assert row is not None
+        yield name, row, []
+        pairs: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in snapshot.scan(snapshot.keyspace(name)):  # it may have been dropped or renamed since
+            pairs.append((key, value))
+            size += len(key) + len(value)
+            if size >= COPY_BYTES or len(pairs) >= COPY:
+                yield name, row, pairs
+                pairs, size = [], 0
+        if pairs:
+            yield name, row, pairs
 
 
 class Applier:
@@ -490,4 +701,4 @@ def _run(reference: weakref.ref[Follower]) -> None:
     except BaseException as caught:  # `Follower.error` tells of it
         error = caught
     finally:
-        follower._ended(error)
+        follower._end(error)

@@ -212,3 +212,25 @@ def test_a_slot_whose_log_is_gone_says_so(path, tree):
     (path / "slots").write_bytes(file)
     with enginelib.open(path) as db, pytest.raises(enginelib.ChangesGone, match="the slot needs it|begins at LSN"):
         db.changes(slot="s")
+
+
+def test_a_slot_whose_last_commit_is_not_in_the_log_any_more_goes_on(db, tree):
+    """What it has acknowledged may go, although nothing else has been committed since: it needs the log from `restart` on."""
+    ks = db.keyspace("space", **tree)
+    db.create_slot("reader")
+    ks[b"a"] = b"1"
+    for n in range(40):
+        with pytest.raises(ZeroDivisionError), db.transaction() as txn:
+            txn.put(ks, b"b", bytes([n]) * 90_000)
+            raise ZeroDivisionError
+    with db.changes(slot="reader") as stream:
+        (change,) = stream.next_many(100, 1.0)
+        stream.acknowledge()
+    ks[b"c"] = b"2"
+    db.checkpoint()
+    db.checkpoint()
+    (slot,) = db.slots()
+    assert slot.confirmed == change.lsn and next(db.log_records())["lsn"] > change.lsn, "the case that is meant"
+    with db.changes(slot="reader") as stream:
+        (change,) = stream
+        assert [o.key for o in change.operations] == [b"c"]
