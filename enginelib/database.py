@@ -131,7 +131,7 @@ class Database(CoreDatabase):
         self.commit_hooks: list[CommitHook] = []
         self.before_hooks: tuple[BeforeHook, ...] = ()
         self.watcher: Watcher | None = None
-        self.watch_lock = threading.Lock()
+        self.hook_lock = threading.RLock()
         self.followers: dict[str, Acknowledged] = {}
         self.required: Required | None = None
         self.commit_gate: Gate | None = None
@@ -486,6 +486,8 @@ class Database(CoreDatabase):
 
     def before_commit(self, callback: Callable[[Transaction], Any]) -> BeforeHook:
         """Calls back before every commit (or prepare) of a transaction that has changed something, in its thread.
+
+        A bulk load (``ingest`` into an LSM keyspace) is refused while there is such a hook.
 
         Args:
             callback: called with the transaction, which it may read and change further. What it raises aborts the

@@ -41,8 +41,8 @@ WAIT = 3600.0
 class Holder(Protocol):
     """Something that may keep a committing thread waiting, or call `Gate.moved` when it may go on."""
 
-    def must_wait(self, lsn: int) -> bool:
-        """Whether a commit whose record ends at that LSN has to wait."""
+    def must_wait(self, lsn: int, waited: float) -> bool:
+        """Whether a commit whose record ends at that LSN has to wait, which has done so for so many seconds."""
 
 
 class Gate:
@@ -77,13 +77,16 @@ class Gate:
 
     def __call__(self, lsn: int) -> None:
         """Keeps the caller as long as one of the holders says so; what a holder raises is the caller's."""
-        if not any(each.must_wait(lsn) for each in self._holders):
+        if not [each for each in self._holders if each.must_wait(lsn, 0.0)]:
             return
         began = time.monotonic()
         self.waits += 1
         try:
             with self._moved:
-                while not self._database.closed and any(each.must_wait(lsn) for each in self._holders):
+                while not self._database.closed:
+                    waited = time.monotonic() - began
+                    if not [each for each in self._holders if each.must_wait(lsn, waited)]:
+                        break
                     self._moved.wait(SLICE)
         finally:
             self.seconds += time.monotonic() - began
@@ -141,11 +144,16 @@ class Reader:
     def ended(self) -> None:
         """The thread is about to end."""
 
-    def close(self) -> None:
-        """Ends the thread, and waits until it has; not for itself."""
+    def cancel(self) -> None:
+        """Tells the thread to end."""
         self.closing = True
         self.stream.close()
-        if self.thread is not threading.current_thread() and self.thread.is_alive():
+
+    def close(self) -> None:
+        """Ends the thread, and waits until it has."""
+        self.cancel()
+        # A hook's thread waits for no other: that one may be waiting for it.
+        if threading.get_ident() not in gate_of(self.database).hook_threads and self.thread.is_alive():
             self.thread.join()
 
 
@@ -175,7 +183,7 @@ class CommitHook(Reader):
         """The LSN up to which it has been called."""
         return self.done
 
-    def must_wait(self, lsn: int) -> bool:
+    def must_wait(self, lsn: int, waited: float) -> bool:
         """Whether it is too far behind."""
         behind = lsn - self.done > self._max_lag and not self.closing
         return behind and threading.get_ident() not in gate_of(self.database).hook_threads
@@ -185,7 +193,7 @@ class CommitHook(Reader):
         self.calls += 1
         try:
             self._callback(change)
-        except Exception:
+        except BaseException:  # SystemExit too: it is the hook's own affair
             self.failures += 1
             logger.exception("%s: a commit hook failed at LSN %d", self.database.path, change.lsn)
 
@@ -278,15 +286,17 @@ class BeforeHook:
         """See `Database.before_commit`."""
         self._database = database
         self.callback = callback
-        database.before_hooks = (*database.before_hooks, self)
-        database.before_commit_hook = ask_before_hooks
+        with database.hook_lock:
+            database.before_hooks = (*database.before_hooks, self)
+            database.before_commit_hook = ask_before_hooks
 
     def close(self) -> None:
         """It is called no more."""
         database = self._database
-        database.before_hooks = tuple(each for each in database.before_hooks if each is not self)
-        if not database.before_hooks:
-            database.before_commit_hook = None
+        with database.hook_lock:
+            database.before_hooks = tuple(each for each in database.before_hooks if each is not self)
+            if not database.before_hooks:
+                database.before_commit_hook = None
 
     def __enter__(self) -> Self:
         return self
@@ -316,7 +326,7 @@ def watch(database: Database, keyspace: Keyspace, key: Any, prefix: Any) -> Futu
         start = b"" if prefix is None else bytes(memoryview(prefix))
         stop = after_prefix(start)
     made = Watch(keyspace.name, start, stop, 0)
-    with database.watch_lock:
+    with database.hook_lock:
         while True:
             watcher = database.watcher
             fresh = watcher is None or not watcher.thread.is_alive()
@@ -327,4 +337,4 @@ def watch(database: Database, keyspace: Keyspace, key: Any, prefix: Any) -> Futu
                 if fresh:
                     watcher.begin()
                 return made.future
-            watcher.close()
+            watcher.cancel()

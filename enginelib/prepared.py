@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +118,10 @@ def prepare(txn: Transaction, xid: str) -> None:
         txn.prepare_as(code)
     except BaseException:
         if txn.state == "active":  # it may be prepared again, by another name, or committed plainly
-            with suppress(Error):
+            try:
                 txn.delete(outcomes, code)
+            except Error:
+                txn.abort()  # else it might commit and say that it was prepared
         raise
 
 
@@ -166,6 +167,7 @@ def _mark(database: Database, code: bytes, decision: bytes) -> None:
     if not any(row[0] == code for row in database.prepared_rows()):
         return
     with database.transaction(isolation="read_committed", durability="sync") as txn:
+        txn.unhooked = True
         txn.put(_outcomes(database, True), BY_HAND + code, decision + int(time.time() * MICROS).to_bytes(8, "little"))
 
 
@@ -211,6 +213,7 @@ def forget(database: Database, xid: str, durability: Durability | DurabilityName
     outcomes = _outcomes(database, False)
     if outcomes is not None:
         with database.transaction(isolation="read_committed", durability=durability) as txn:
+            txn.unhooked = True
             txn.delete(outcomes, code)
             txn.delete(outcomes, BY_HAND + code)
 

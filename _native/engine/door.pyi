@@ -111,6 +111,7 @@ class CoreTransaction:
     def write_conflict(self, keyspace: CoreKeyspace, start: Buffer | None = None, stop: Buffer | None = None) -> None: ...
     # puts function(newest value or None) unless that is None; reads: the caller learns something by it
     def combine(self, keyspace: CoreKeyspace, key: Buffer, function: Callable[[bytes | None], Buffer | None], reads: bool = False) -> None: ...
+    unhooked: bool                                      # the engine's own: hooks are not asked
     supplied: Any                                       # its time and random numbers
     def log_call(self, now: int, seed: int, name: bytes, args: bytes) -> None: ...     # beside its changes, if there are any
     def tag_origin(self, origin: bytes) -> None: ...    # where its changes were made first: logged beside them, if there are any

@@ -3,7 +3,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t, int64_t
 from ..base.latch cimport latch_enter, latch_lock, latch_unlock
-from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_READONLY, fail, raise_status
+from ..base.status cimport OK, ABSENT, AGAIN, E_CLOSED, E_FORK, E_NOMEM, E_READONLY, E_USAGE, fail, raise_status
 from ..log.writer cimport SYNC
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, Found, lack_init, OP_PUT, OP_DELETE
@@ -120,7 +120,8 @@ cdef class CoreDatabase:
         """The keyspace of that name as committed; made, in a transaction of its own, when absent.  hidden: it is the engine's own."""
         cdef CoreTransaction txn
         self.alive()
-        with self.core_transaction(CoreTransaction, read_only=not create or self.engine.read_only) as txn:
+        with self.core_transaction(self.transaction_class, read_only=not create or self.engine.read_only) as txn:
+            txn.unhooked = hidden
             check_name(name, hidden)
             row = catalog_row(txn, name)
             if row is None:
@@ -141,17 +142,17 @@ cdef class CoreDatabase:
         """What is logged beside each change of a keyspace from now on, its before-image: "none", "key" (whether the key was there) or "full" (what it held too).
 
         A transaction of its own. Raises KeyError when there is no such keyspace."""
-        with self.core_transaction(CoreTransaction) as txn:
+        with self.core_transaction(self.transaction_class) as txn:
             set_images(txn, name, before)
 
     def drop_keyspace(self, str name):
         """Drops a keyspace in a transaction of its own. Raises KeyError when there is none."""
-        with self.core_transaction(CoreTransaction) as txn:
+        with self.core_transaction(self.transaction_class) as txn:
             drop_keyspace(txn, name)
 
     def rename_keyspace(self, str old, str new):
         """Renames a keyspace in a transaction of its own. Raises KeyError when there is no `old`, ValueError when `new` is taken."""
-        with self.core_transaction(CoreTransaction) as txn:
+        with self.core_transaction(self.transaction_class) as txn:
             rename_keyspace(txn, old, new)
 
     def checkpoint(self):
@@ -461,7 +462,12 @@ cdef class CoreKeyspace:
     def core_ingest(self, pairs, bint logged):
         """Loads pairs in the order of their keys into an LSM-tree as tables, in one transaction; returns how many."""
         self.database.alive()
-        return ingest(self.engine, self.id, pairs, logged)
+        if self.database.before_commit_hook is not None:
+            raise_status(fail(E_USAGE, b"hooks of before_commit cannot look at a bulk load: put the pairs in transactions, or close the hooks"))
+        count = ingest(self.engine, self.id, pairs, logged)
+        if self.database.after_commit_hook is not None:
+            self.database.after_commit_hook(self.engine.txns.last_end)
+        return count
 
     def core_compact(self, bytes low, bytes high):
         """Writes an LSM-tree's memtables and merges its tables that hold keys from low to high (None: no bound), down to the last level."""

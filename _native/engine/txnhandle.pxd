@@ -21,6 +21,7 @@ cdef class CoreTransaction:
     cdef uint64_t ended_id
     cdef uint64_t ended_ts
     cdef uint64_t ended_lsn
+    cdef public bint unhooked       # the engine's own: hooks are not asked
     cdef bint asking                # a before_commit hook is inside
     cdef uint64_t* matches          # predicates that the change about to be made matches, that others have read
     cdef size_t match_count

@@ -559,7 +559,7 @@ cdef class CoreTransaction:
         if status != OK:
             latch_unlock(&self.engine.latch)
             raise_status(status)
-        if self.database.before_commit_hook is not None and self.t.id != 0:
+        if self.database.before_commit_hook is not None and self.t.id != 0 and not self.unhooked:
             latch_unlock(&self.engine.latch)
             self.ask_before()
             latch_enter(&self.engine.latch)
@@ -580,7 +580,7 @@ cdef class CoreTransaction:
         self.finish_now()
         if catalog or self.engine.names_stale:
             self.engine.renew_names()
-        if self.database.after_commit_hook is not None and self.ended_lsn:
+        if self.database.after_commit_hook is not None and self.ended_lsn and not self.unhooked:
             self.database.after_commit_hook(self.ended_lsn)
 
     def ask_before(self):
@@ -602,7 +602,7 @@ cdef class CoreTransaction:
         self.idle()
         if self.t == NULL:
             raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
-        if self.database.before_commit_hook is not None and self.t.id != 0:
+        if self.database.before_commit_hook is not None and self.t.id != 0 and not self.unhooked:
             self.ask_before()
             if self.t == NULL:
                 raise_status(fail(E_TXN_CLOSED, b"the transaction has ended"))
@@ -638,7 +638,7 @@ cdef class CoreTransaction:
         self.finish_now()
         if catalog or e.names_stale:
             e.renew_names()
-        if self.database.after_commit_hook is not None and self.ended_lsn:
+        if self.database.after_commit_hook is not None and self.ended_lsn and not self.unhooked:
             self.database.after_commit_hook(self.ended_lsn)
 
     def abort(self):

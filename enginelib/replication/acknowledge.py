@@ -57,14 +57,13 @@ class Required:
         self.on_timeout = on_timeout
         self.timeouts = 0
         self.behind = 0  # not 0: commits do not wait until this LSN is acknowledged
-        self._began: dict[int, float] = {}
 
     def count(self, lsn: int) -> int:
         """How many followers have acknowledged that LSN."""
         applied = self.mode == "applied"
         return sum((f.applied if applied else f.received) >= lsn for f in list(self.database.followers.values()))
 
-    def must_wait(self, lsn: int) -> bool:
+    def must_wait(self, lsn: int, waited: float) -> bool:
         """Whether a commit has to wait; gives it up when it has waited for long enough."""
         if self.behind:
             if self.count(self.behind) < self.followers:
@@ -73,14 +72,9 @@ class Required:
             logger.info("%s: followers have caught up: commits wait for them again", self.database.path)
         found = self.count(lsn)
         if found >= self.followers:
-            self._began.pop(lsn, None)
             return False
-        if self.timeout is None:
+        if self.timeout is None or waited < self.timeout:
             return True
-        began = self._began.setdefault(lsn, time.monotonic())
-        if time.monotonic() - began < self.timeout:
-            return True
-        self._began.pop(lsn, None)
         self.timeouts += 1
         if self.on_timeout == "continue":
             self.behind = lsn
@@ -109,11 +103,11 @@ def require(
 ) -> None:
     """See `Database.require_acknowledgements`."""
     made = Required(database, followers, mode, timeout, on_timeout) if followers else None
-    if database.required is not None:
-        gate_of(database).remove(database.required)
-    database.required = made
+    before, database.required = database.required, made
     if made is not None:
-        gate_of(database).add(made)
+        gate_of(database).add(made)  # first: no commit comes between
+    if before is not None:
+        gate_of(database).remove(before)
 
 
 def acknowledge(database: Database, name: str, received: int | None, applied: int | None) -> None:

@@ -259,3 +259,78 @@ def test_several_are_asked_in_order(db, ks):
     with db.before_commit(lambda txn: order.append(1)), db.before_commit(lambda txn: order.append(2)):
         ks.put(b"a", b"1")
     assert order == [1, 2]
+
+
+# ---- what a hostile reader found
+
+
+def test_hooks_made_and_closed_by_many_threads_are_all_there_or_gone(db, ks):
+    def make():
+        for _ in range(300):
+            db.before_commit(lambda txn: None).close()
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert db.before_hooks == () and db.before_commit_hook is None
+
+
+def test_hooks_that_close_each_other_end(db, ks):
+    hooks = []
+    both = threading.Barrier(2, timeout=20)
+
+    def close_the_other(i):
+        both.wait()
+        hooks[1 - i].close()
+
+    hooks.append(db.on_commit(lambda change: close_the_other(0)))
+    hooks.append(db.on_commit(lambda change: close_the_other(1)))
+    ks.put(b"a", b"")
+    for hook in hooks:
+        hook.thread.join(20)
+        assert not hook.thread.is_alive()
+
+
+def test_one_that_wants_to_end_the_program_is_a_failure(db, ks, caplog):
+    def leave(change):
+        raise SystemExit
+
+    with db.on_commit(leave) as hook:
+        ks.put(b"a", b"")
+        ks.put(b"b", b"")
+        wait_until(lambda: hook.failures == 2)
+
+
+def test_what_the_engine_writes_for_itself_is_nobodys_affair(db, ks):
+    db.require_acknowledgements(1, timeout=0.05)
+    calls = []
+    with db.before_commit(lambda txn: calls.append(txn)):
+        db.transaction().prepare("x")
+        db.rollback_prepared("x")
+        db.transaction().prepare("y")
+        with pytest.raises(enginelib.AcknowledgementTimeout):
+            db.commit_prepared("y")
+        db.forget("y")
+    assert calls == []
+
+
+def test_hooks_of_the_catalogue_are_given_transactions(db):
+    kinds = set()
+    with db.before_commit(lambda txn: kinds.add(type(txn))):
+        db.keyspace("made")
+        db.rename_keyspace("made", "renamed")
+        db.drop_keyspace("renamed")
+        db.keyspace("more").put(b"a", b"1")
+    assert kinds == {enginelib.Transaction}
+
+
+def test_bulk_loads_are_held_by_hooks_too(db):
+    loaded = db.keyspace("l", "lsm")
+    with db.before_commit(lambda txn: None), pytest.raises(enginelib.UsageError, match="bulk load"):
+        loaded.ingest([(b"a", b"1")])
+    db.require_acknowledgements(1, timeout=0.05)
+    with pytest.raises(enginelib.AcknowledgementTimeout):
+        loaded.ingest([(b"a", b"1")])
+    assert loaded.get(b"a") == b"1"
