@@ -673,9 +673,12 @@ cdef int take_image(ChangeReader reader, Gathered g, Record* r, Operation o) exc
         if reader.images == IMAGES_FULL and r.a == IMAGE_VALUE:
             o.before = PyBytes_FromStringAndSize(r.value, r.vlen)
         elif reader.images == IMAGES_FULL and r.a == IMAGE_LARGE:
-            if g.image is None or <uint64_t>len(g.image) != r.b:
+            if g.image is not None and <uint64_t>len(g.image) == r.b:
+                o.before = bytes(g.image)
+            elif g.early:
+                g.broken = True                       # as of a large value that is not whole
+            else:
                 gone(f"a large before-image of transaction {g.txn} is not whole in the log that is there")
-            o.before = bytes(g.image)
     if r.a == IMAGE_LARGE:
         g.image = None
     return 0
