@@ -17,13 +17,20 @@ cdef int undo_changes(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept n
     cdef int status
     cdef uint32_t row
     cdef uint64_t blob
-    while t.newest != NULL and t.newest.lsn > lsn:
-        v = t.newest
+    # Redo has put the changes of LSM-trees behind those of B-trees that the checkpoint's record held, whatever their order was; what was taken back of them it left out.
+    cdef Version** at = &t.newest
+    while at[0] != NULL:
+        v = at[0]
+        if v.lsn <= lsn:
+            if not (m.redoing and m.trees[v.keyspace].lsm):
+                break
+            at = &v.previous
+            continue
         if v.linked and not v.flags & LOCK_ONLY and m.trees[v.keyspace].state == TREE_LIVE:
             e = &m.trees[v.keyspace]
             if e.lsm:
                 lsm_undo(m, v)
-                t.newest = v.previous
+                at[0] = v.previous
                 table_unlink(&m.table, v)
                 continue
             status = (<BTree>e.tree).prepare(version_key(v), v.klen, v.vlen, &path, &cell, &lack.need)
@@ -47,7 +54,7 @@ cdef int undo_changes(TxnManager m, Txn* t, uint64_t lsn, Lack* lack) noexcept n
                 (<BTree>e.tree).apply_put(&path, version_key(v), v.klen, VALUE_GHOST, NULL, 0, v.lsn)
             elif status == OK:
                 (<BTree>e.tree).apply_remove(&path, v.lsn)
-        t.newest = v.previous
+        at[0] = v.previous
         if v.linked:
             table_unlink(&m.table, v)
     return OK

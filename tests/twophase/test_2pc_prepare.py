@@ -422,3 +422,25 @@ def test_closing_leaves_it(place):
     assert dict(db["k"].scan()) == {}
     db.commit_prepared("x")
     assert dict(db["k"].scan()) == {b"a": b"1"}
+
+
+def test_what_was_taken_back_behind_a_checkpoint_stays_so(place):
+    """After a crash the changes of its LSM keyspaces hid from the redo of a rollback those that the checkpoint's record held."""
+    db = place.db
+    events, rows = db.keyspace("events", "lsm"), db.keyspace("rows")
+    txn = db.transaction()
+    txn.put(events, b"a", b"1")
+    txn.put(rows, b"a", b"1")
+    txn.save()
+    txn.create_keyspace("never", "lsm")
+    txn.put(rows, b"never", b"1")
+    txn.put(events, b"never", b"1")
+    db.checkpoint()
+    txn.rollback_to(1)
+    txn.put(events, b"b", b"1")
+    txn.prepare("x")
+    db = place.again("crash")
+    db.commit_prepared("x")
+    assert db.keyspaces() == ["events", "rows"]
+    assert dict(db["rows"].scan()) == {b"a": b"1"} and dict(db["events"].scan()) == {b"a": b"1", b"b": b"1"}
+    assert db.verify().ok
