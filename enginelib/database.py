@@ -135,6 +135,7 @@ class Database(CoreDatabase):
         self.followers: dict[str, Acknowledged] = {}
         self.required: Required | None = None
         self.commit_gate: Gate | None = None
+        self.known_end = 0  # of the log, at least: see acknowledge
         self.outcomes_keyspace: Any = None
         self.warned_of: set[str] = set()
         self.warn_again = 0.0
@@ -342,7 +343,7 @@ class Database(CoreDatabase):
         """
         self.alive()
         executor = self._executor
-        return executor.submit(executor.find(name), args)
+        return executor.submit(executor.find(name), args, self.commit_gate)
 
     def call(self, name: str | Callable[..., R], /, *args: Any) -> R:
         """Runs a procedure and returns what it returns; as `submit`, and waits."""
@@ -457,7 +458,8 @@ class Database(CoreDatabase):
 
         The callback runs in a thread of the hook's own, off the writers' path. One that falls further behind than the
         bound slows the writers: a commit returns once it has caught up. What it raises is logged and counted, and harms
-        no transaction; its own commits do not wait for hooks.
+        no transaction; its own commits do not wait for hooks, nor do procedures, but whoever submits them. Closing the
+        database tells it of all that has been committed.
 
         Args:
             callback: called with an `enginelib.replication.Change`.
@@ -479,7 +481,8 @@ class Database(CoreDatabase):
 
         Returns:
             A future, resolved with the `enginelib.replication.Change` once that is durable; also by a deletion of a
-            range that the key lies in, and when the keyspace is dropped or renamed. Cancelled when the database closes.
+            range that the key lies in, and when the keyspace is dropped or renamed. Of a transaction larger than memory
+            the change has only the operations that touch what is watched. Cancelled when the database closes.
         """
         self.alive()
         return watch(self, keyspace, key, prefix)
@@ -487,7 +490,8 @@ class Database(CoreDatabase):
     def before_commit(self, callback: Callable[[Transaction], Any]) -> BeforeHook:
         """Calls back before every commit (or prepare) of a transaction that has changed something, in its thread.
 
-        A bulk load (``ingest`` into an LSM keyspace) is refused while there is such a hook.
+        A bulk load (``ingest`` into an LSM keyspace) is refused while there is such a hook. What a hook commits in
+        other transactions asks no hooks.
 
         Args:
             callback: called with the transaction, which it may read and change further. What it raises aborts the
@@ -516,8 +520,9 @@ class Database(CoreDatabase):
             mode: ``"received"``: they have the change (semi-synchronous); ``"applied"``: it is committed there
                 (synchronous).
             timeout: longest wait, in seconds; None for as long as it takes.
-            on_timeout: ``"raise"``: `AcknowledgementTimeout`, though the commit stands here; ``"continue"``: this and
-                later commits do not wait until so many followers have caught up with this one.
+            on_timeout: ``"raise"``: `AcknowledgementTimeout`, though the commit stands here (also where the database is
+                closed meanwhile); ``"continue"``: this and later commits do not wait until so many followers have
+                caught up with this one.
         """
         from enginelib.replication.acknowledge import require
 
@@ -530,8 +535,11 @@ class Database(CoreDatabase):
 
         Args:
             follower: its name.
-            received: the `Change.lsn` up to which it has the changes.
-            applied: the `Change.lsn` up to which they are committed there.
+            received: the `Change.lsn` up to which it has the changes, durably.
+            applied: the `Change.lsn` up to which they are committed there, durably.
+
+        Raises:
+            ValueError: the LSN lies beyond the end of the log.
         """
         from enginelib.replication.acknowledge import acknowledge
 
@@ -709,9 +717,13 @@ class Database(CoreDatabase):
         """
         if self.closed or self._owner != os.getpid():
             return
+        if self.commit_gate is not None:
+            self.commit_gate.close()
         self._executor.close()
-        for reader in (*self.commit_hooks, *(() if self.watcher is None else (self.watcher,))):
-            reader.close()
+        for hook in list(self.commit_hooks):
+            hook.finish()
+        if self.watcher is not None:
+            self.watcher.close()
         with suppress(Error):
             failures = self.stats()["checkpoint"]["background_failures"]
             if failures:

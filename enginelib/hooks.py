@@ -22,11 +22,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from enginelib._native.engine.door import oldest_running
-from enginelib.errors import DatabaseClosed, Error
+from enginelib._native.engine.door import Change, oldest_running
+from enginelib.errors import ChangesGone, DatabaseClosed, Error
 
 if TYPE_CHECKING:
-    from enginelib._native.engine.door import Change, Operation
+    from enginelib._native.engine.door import Operation
     from enginelib.database import Database
     from enginelib.keyspace import Keyspace
     from enginelib.transaction import Transaction
@@ -44,6 +44,9 @@ class Holder(Protocol):
     def must_wait(self, lsn: int, waited: float) -> bool:
         """Whether a commit whose record ends at that LSN has to wait, which has done so for so many seconds."""
 
+    def given_up(self, lsn: int) -> None:
+        """The database closes before it need not wait any more: raises where the committing thread is to know."""
+
 
 class Gate:
     """What a commit passes when it is done: called with the LSN behind its record."""
@@ -53,6 +56,7 @@ class Gate:
         self._moved = threading.Condition()
         self._holders: list[Holder] = []
         self.hook_threads: set[int] = set()  # their identifiers
+        self.closing = False
         self.waits = 0
         self.seconds = 0.0
 
@@ -77,15 +81,33 @@ class Gate:
 
     def __call__(self, lsn: int) -> None:
         """Keeps the caller as long as one of the holders says so; what a holder raises is the caller's."""
-        if not [each for each in self._holders if each.must_wait(lsn, 0.0)]:
+        self._hold(lsn, lambda: self._holders)
+
+    def executed(self, lsn: int) -> None:
+        """As a call, of the executor of procedures: it does not wait for hooks, which may be waiting for it."""
+        self._hold(lsn, lambda: [each for each in self._holders if not isinstance(each, CommitHook)])
+
+    def admit(self, lsn: int) -> None:
+        """Who has the executor do something waits for hooks in its place."""
+        self._hold(lsn, lambda: [each for each in self._holders if isinstance(each, CommitHook)])
+
+    def close(self) -> None:
+        """The database is about to be closed: nobody waits any more."""
+        with self._moved:
+            self.closing = True
+            self._moved.notify_all()
+
+    def _hold(self, lsn: int, holders: Callable[[], list[Holder]]) -> None:
+        if not [each for each in holders() if each.must_wait(lsn, 0.0)]:
             return
         began = time.monotonic()
         self.waits += 1
         try:
             with self._moved:
-                while not self._database.closed:
-                    waited = time.monotonic() - began
-                    if not [each for each in self._holders if each.must_wait(lsn, waited)]:
+                while left := [each for each in holders() if each.must_wait(lsn, time.monotonic() - began)]:
+                    if self.closing or self._database.closed:
+                        for each in left:
+                            each.given_up(lsn)
                         break
                     self._moved.wait(SLICE)
         finally:
@@ -111,6 +133,7 @@ class Reader:
         self.stream = from_now(database)
         self.done = self.stream.position
         self.closing = False
+        self._last: int | None = None  # it ends once all up to here is done
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def begin(self) -> None:
@@ -121,13 +144,23 @@ class Reader:
         gate = gate_of(self.database)
         ident = threading.get_ident()
         gate.hook_threads.add(ident)
+        missed = -1
         try:
-            while not self.closing and not self.database.closed:
-                change = self.stream.next(WAIT)
+            while not self.closing and not self.database.closed and (self._last is None or self.done < self._last):
+                try:
+                    change = self.stream.next(WAIT)
+                except ChangesGone as error:  # of one commit: what follows can be read
+                    if self.done == missed:
+                        raise
+                    missed = self.done
+                    logger.error("%s: a hook misses a commit: %s", self.database.path, error)
+                    continue
                 if change is not None and not self.closing:
                     self.take(change)
                 self.done = self.stream.position
                 gate.moved()
+                if change is None and self._last is not None:
+                    break
         except DatabaseClosed:
             pass
         except Error as error:
@@ -143,6 +176,16 @@ class Reader:
 
     def ended(self) -> None:
         """The thread is about to end."""
+
+    def finish(self) -> None:
+        """Ends the thread once it has done all that has been committed so far; at once where it is called from it."""
+        if threading.current_thread() is self.thread:
+            self.cancel()
+            return
+        self._last = oldest_running(self.database)[1]
+        self.stream.wake()
+        if threading.get_ident() not in gate_of(self.database).hook_threads:
+            self.thread.join()
 
     def cancel(self) -> None:
         """Tells the thread to end."""
@@ -187,6 +230,9 @@ class CommitHook(Reader):
         """Whether it is too far behind."""
         behind = lsn - self.done > self._max_lag and not self.closing
         return behind and threading.get_ident() not in gate_of(self.database).hook_threads
+
+    def given_up(self, lsn: int) -> None:
+        """It is told before the database is closed: nobody needs to know."""
 
     def take(self, change: Change) -> None:
         """Calls back."""
@@ -265,7 +311,7 @@ class Watcher(Reader):
         ]
         for watch in hit:
             if watch.future.set_running_or_notify_cancel():
-                watch.future.set_result(change)
+                watch.future.set_result(_lasting(change, watch))
         with self._lock:
             self._watches = [w for w in self._watches if not w.future.done()]
             self._over = self.closing = not self._watches
@@ -307,10 +353,31 @@ class BeforeHook:
         self.close()
 
 
+_inside = threading.local()
+
+
 def ask_before_hooks(txn: Transaction) -> None:
-    """Calls the hooks of `Database.before_commit`, in the order they were made."""
-    for hook in txn.database.before_hooks:
-        hook.callback(txn)
+    """Calls the hooks of `Database.before_commit`, in the order they were made; none for what one of them commits
+    elsewhere, which would go round and round."""
+    if getattr(_inside, "hook", False):
+        return
+    _inside.hook = True
+    try:
+        for hook in txn.database.before_hooks:
+            hook.callback(txn)
+    finally:
+        _inside.hook = False
+
+
+def _lasting(change: Change, watch: Watch) -> Change:
+    """The change; of a very large one, whose operations are there while the stream stands at it, with those alone that
+    touch what is watched."""
+    if isinstance(change.operations, list):
+        return change
+    touching = [o for o in change.operations if watch.touched_by(o)]
+    fields = list(change.__reduce__()[1])
+    fields[7] = touching
+    return Change(*fields)
 
 
 def watch(database: Database, keyspace: Keyspace, key: Any, prefix: Any) -> Future[Change]:

@@ -31,6 +31,7 @@ from enginelib.transaction import Transaction
 if TYPE_CHECKING:
     from enginelib.commands import Call, Logged
     from enginelib.database import Database
+    from enginelib.hooks import Gate
 
 BATCH = 256
 ATTEMPTS = 20
@@ -67,6 +68,7 @@ class Executor:
         self._thread: threading.Thread | None = None
         self._idle = True
         self.closed = False
+        self.newest = 0  # LSN behind the newest commit of a batch
 
     def register(self, name: str, function: Callable[..., Any], logged: Logged | None) -> None:
         """Makes a function known by a name."""
@@ -88,8 +90,10 @@ class Executor:
         there = ", ".join(repr(other) for other in self._by_name) or "none"
         raise KeyError(f"no procedure named {name!r}; there are {there}")
 
-    def submit(self, procedure: Procedure, args: tuple[Any, ...]) -> Future[Any]:
-        """Queues a call."""
+    def submit(self, procedure: Procedure, args: tuple[Any, ...], gate: Gate | None) -> Future[Any]:
+        """Queues a call, once hooks are not too far behind."""
+        if gate is not None:
+            gate.admit(self.newest)
         future: Future[Any] = Future()
         self._queue.append((procedure, args, future))
         if self._idle:
@@ -146,6 +150,7 @@ class Executor:
             if future.set_running_or_notify_cancel():
                 batch.run(procedure, args, future)
         batch.settle()
+        self.newest = max(self.newest, batch.newest)
 
     def call(self, database: Database, procedure: Procedure, args: tuple[Any, ...]) -> Any:
         """Runs a procedure in the caller's thread where nobody else is inside one; else as one of a batch."""
@@ -156,7 +161,7 @@ class Executor:
                 return run_alone(database, procedure, args)
             if value is not BUSY:
                 return value
-        return self.submit(procedure, args).result()
+        return self.submit(procedure, args, database.commit_gate).result()
 
     def repeat(self, database: Database, call: Call) -> Any:
         """Makes a logged call again, in the caller's thread."""
@@ -175,6 +180,7 @@ class Batch:
         self.done: list[tuple[Future[Any], Any, BaseException | None]] = []
         self.logged: list[Transaction] = []
         self.failure: BaseException | None = None
+        self.newest = self.passed = 0  # LSN behind its newest commit, and behind those that have passed the gate
 
     def run(self, procedure: Procedure, args: tuple[Any, ...], future: Future[Any]) -> None:
         """Runs one; its future is told in `settle`."""
@@ -192,10 +198,20 @@ class Batch:
             self.done.append((future, None, error))
 
     def complete(self) -> None:
-        """Makes visible what is logged. The newest first: its sync covers the others."""
+        """Makes visible what is logged. The newest first: its sync covers the others, and so does its
+        acknowledgement."""
         while self.logged:
             try:
-                self.logged.pop().complete()
+                txn = self.logged.pop()
+                txn.complete()
+                self.newest = max(self.newest, txn.commit_lsn)
+            except BaseException as error:
+                self.failure = error
+        gate = self.database.commit_gate
+        if gate is not None and self.newest > self.passed:
+            self.passed = self.newest
+            try:
+                gate.executed(self.newest)
             except BaseException as error:
                 self.failure = error
 

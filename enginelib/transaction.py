@@ -47,6 +47,8 @@ class Transaction(Commuting):
 
     Attributes:
         isolation: its level; see `Isolation`. Empty once it has ended.
+        commit_lsn: where the log goes on behind its commit, for `Follower.wait_for`; 0 before, and for one that wrote
+            nothing.
         number: its place among the transactions begun since the database was opened; locks are told by it.
     """
 

@@ -150,6 +150,11 @@ cdef class CoreTransaction:
         """Its commit timestamp; 0 before, and for one that wrote nothing."""
         return self.t.commit_ts if self.t != NULL else self.ended_ts
 
+    @property
+    def commit_lsn(self):
+        """Where the log goes on behind its commit, the `Change.lsn` of it; 0 before, and for one that wrote nothing."""
+        return self.ended_lsn if self.ended_ts else 0
+
     # --- reading
 
     def get(self, CoreKeyspace keyspace not None, key, default=None, *, bint snapshot=False):
@@ -620,7 +625,7 @@ cdef class CoreTransaction:
         return status == AGAIN
 
     def complete(self):
-        """Ends what `commit_later` began."""
+        """Ends what `commit_later` began. `after_commit_hook` is the caller's to call."""
         cdef Engine e = self.engine
         cdef int status
         cdef bint catalog = self.t.catalog
@@ -638,8 +643,6 @@ cdef class CoreTransaction:
         self.finish_now()
         if catalog or e.names_stale:
             e.renew_names()
-        if self.database.after_commit_hook is not None and self.ended_lsn and not self.unhooked:
-            self.database.after_commit_hook(self.ended_lsn)
 
     def abort(self):
         """Undoes everything; does nothing once the transaction has ended."""

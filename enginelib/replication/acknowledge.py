@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from enginelib._native.engine.door import oldest_running
 from enginelib.errors import AcknowledgementTimeout
 from enginelib.hooks import gate_of
 
@@ -86,12 +87,19 @@ class Required:
                 self.timeout,
             )
             return False
-        raise AcknowledgementTimeout(
-            f"The commit stands here, and {found} of {self.followers} followers have {self.mode} it within "
-            f"{self.timeout:g} s.",
+        raise self._too_few(lsn, found, f"within {self.timeout:g} s")
+
+    def _too_few(self, lsn: int, found: int, when: str) -> AcknowledgementTimeout:
+        return AcknowledgementTimeout(
+            f"The commit stands here, and {found} of {self.followers} followers have {self.mode} it {when}.",
             lsn=lsn,
             acknowledged=found,
         )
+
+    def given_up(self, lsn: int) -> None:
+        """Raises where a commit is not to return as if it had been acknowledged."""
+        if self.on_timeout == "raise":
+            raise self._too_few(lsn, self.count(lsn), "before the database was closed")
 
 
 def require(
@@ -112,6 +120,14 @@ def require(
 
 def acknowledge(database: Database, name: str, received: int | None, applied: int | None) -> None:
     """See `Database.acknowledge`."""
+    highest = max(received or 0, applied or 0)
+    if highest > database.known_end:
+        database.known_end = oldest_running(database)[1]
+        if highest > database.known_end:
+            raise ValueError(
+                f"LSN {highest} lies beyond the end of the log, LSN {database.known_end}: it is of another database, "
+                "or of another history of this one."
+            )
     follower = database.followers.setdefault(name, Acknowledged())
     if applied is not None:
         follower.applied = max(follower.applied, applied)

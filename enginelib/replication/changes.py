@@ -130,10 +130,10 @@ class Changes:
         return self._take(most, timeout, operations)
 
     def _take(self, most: int, timeout: float, operations: int = 1) -> list[Change]:
-        if self._closed or self._database.closed:
-            return []
-        self._inside = True
+        self._inside = True  # before the look at `_closed`: `close` sees this thread, or this thread that
         try:
+            if self._closed or self._database.closed:
+                return []
             found = self._reader.next_changes(most, operations)
             if not found and self._reader.wait(timeout):
                 found = self._reader.next_changes(most, operations)
@@ -174,6 +174,10 @@ class Changes:
         move_slot(self._database, self._slot, lsn, restart)
         if restart is not None:
             self._reader.let_go(restart)
+
+    def wake(self) -> None:
+        """From any thread: who waits in the stream comes back, and from now on nobody waits in it."""
+        self._reader.cancelled = True
 
     def close(self) -> None:
         """Lets go of the log; a thread that waits in the stream comes back, with no change. What a slot has not

@@ -83,6 +83,7 @@ class Connection(AbstractContextManager["Connection"], Protocol):
         copying: whether a copy comes before the changes: `parts`.
         sequence: of the copy, once its parts have all come.
         lsn: up to which all that there is has come.
+        asked: whether the leader waits to be told that it is applied; set back when it is.
     """
 
     database_id: bytes
@@ -90,6 +91,7 @@ class Connection(AbstractContextManager["Connection"], Protocol):
     copying: bool
     sequence: int
     lsn: int
+    asked: bool
 
     def greet(self) -> None:
         """Waits for the leader's answer.
@@ -441,10 +443,12 @@ class Follower:
             position = self._position
             assert position is not None
             if connection.lsn > position.lsn:  # nothing else was committed up to there
-                self._move(msgspec.structs.replace(position, lsn=connection.lsn))
+                position = msgspec.structs.replace(position, lsn=connection.lsn)
+                self._move(position)
             now = time.monotonic()
-            if now - told >= ACKNOWLEDGE:
+            if connection.asked or now - told >= ACKNOWLEDGE:
                 told = now
+                connection.asked = False
                 self.database.sync()
                 connection.acknowledge(position.lsn)
 
@@ -453,23 +457,20 @@ class Follower:
             self._copy(leader)
         position = self._position
         assert position is not None and position.slot is not None
-        told = time.monotonic()
+        told, acknowledged = time.monotonic(), 0
         with leader.changes(slot=position.slot) as stream:
             while not self._stopping and not leader.closed:
                 batch = stream.next_many(BATCH, WAIT)
+                self._idle = not batch
                 if batch:
-                    self._idle = False
-                    leader.acknowledge(position.slot, received=batch[-1].lsn)
                     self._apply(batch)
-                    leader.acknowledge(position.slot, applied=batch[-1].lsn)
-                else:
-                    self._idle = True
-                    leader.acknowledge(position.slot, applied=stream.position)  # commits with nothing to apply
                 now = time.monotonic()
-                if now - told >= ACKNOWLEDGE or self._stopping:
-                    told = now
-                    self.database.sync()
+                asked = leader.required is not None and stream.position > acknowledged
+                if asked or now - told >= ACKNOWLEDGE or self._stopping:
+                    told, acknowledged = now, stream.position  # commits with nothing to apply among them
+                    self.database.sync()  # what is acknowledged is not lost with the leader
                     stream.acknowledge()
+                    leader.acknowledge(position.slot, applied=acknowledged)
 
     def _follow_archive(self, archive: Archive) -> None:
         with archive.open() as stream:
@@ -579,8 +580,9 @@ class Follower:
                 at = self._applier.apply_alike(batch, at)
                 done = batch[at - 1].sequence
             self._applier.flush(txn)
+            lsn = max(position.lsn, last.lsn)  # all of it may have come before
             position = Position(
-                leader=position.leader, sequence=done, lsn=last.lsn, epoch=epoch, slot=position.slot, copied=True
+                leader=position.leader, sequence=done, lsn=lsn, epoch=epoch, slot=position.slot, copied=True
             )
             txn.put(self._space, KEY, msgspec.msgpack.encode(position))
             if origin is not None:

@@ -9,7 +9,8 @@ and a body, MessagePack unless it is said otherwise. The follower says hello: th
 its slot, where it stands, and the highest epoch it knows. The leader answers with its identity, or refuses. Where the
 follower has no copy yet, the parts of one come next, of one snapshot, and the sequence and the LSN that they hold. Then
 changes, each as `codec.encode` makes it, and between them, when there is no more, up to which LSN that is all. The
-follower acknowledges LSNs whose changes it has synced, which moves its slot.
+follower acknowledges LSNs whose changes it has synced, which moves its slot: now and then, or at once when it is asked,
+because commits of the leader wait for it.
 
 Invariants: nothing is sent that the leader has not synced. The slot stands at or before what the follower has synced,
 so whichever side dies, at whatever byte, nothing is missing when they meet again; what comes twice is passed over. A
@@ -41,13 +42,14 @@ import msgspec
 from enginelib._native.engine.door import Change
 from enginelib.database import Database
 from enginelib.errors import ChangesGone, DatabaseClosed, Error, FencedError, ReadOnlyError, UsageError
+from enginelib.replication.changes import Changes
 from enginelib.replication.codec import LARGEST, decode, encode
 from enginelib.replication.follower import ConnectionLost, Follower, Part, Position, parts_of
 
 VERSION = 1
 HEAD = struct.Struct(">IB")
 HELLO, ACKNOWLEDGE = 1, 2
-WELCOME, REFUSED, PART, COPIED, CHANGE, HERE = range(16, 22)
+WELCOME, REFUSED, PART, COPIED, CHANGE, HERE, ASKED = range(16, 23)
 PIECE = 1 << 18
 FROM_FOLLOWER = 1 << 16  # bytes of a message, at most
 LONGEST_PATH = 103  # of a socket, in bytes, on every system
@@ -326,21 +328,63 @@ class Server:
         wire.send(COPIED, msgspec.msgpack.encode((sequence, confirmed)))
 
     def _changes(self, wire: Wire, slot: str) -> None:
-        told = 0.0
-        with self._database.changes(slot=slot) as stream:
-            while not self._ending.is_set() and not self._database.closed:
-                found = stream.next_many(BATCH, WAIT)
-                if found:
-                    wire.send(CHANGE, *map(encode, found))
-                elif stream.position and time.monotonic() - told >= TELL:
-                    told = time.monotonic()
-                    wire.send(HERE, msgspec.msgpack.encode(stream.position))
-                lsn = 0
-                while (message := wire.receive(0.0)) is not None:
-                    lsn = max(lsn, msgspec.msgpack.decode(message[1], type=int)) if message[0] == ACKNOWLEDGE else lsn
-                if lsn:
-                    stream.acknowledge(min(lsn, stream.position))
-                    self._database.acknowledge(slot, applied=lsn)
+        heard = Heard(self._database, wire, slot)
+        heard.start()
+        try:
+            with self._database.changes(slot=slot) as stream:
+                self._send_changes(wire, stream, heard)
+        finally:
+            wire.cancel()
+            heard.join()
+
+    def _send_changes(self, wire: Wire, stream: Changes, heard: Heard) -> None:
+        told, sent = 0.0, 0
+        while not self._ending.is_set() and not self._database.closed and not heard.lost:
+            found = stream.next_many(BATCH, WAIT)
+            asked = self._database.required is not None and stream.position > sent
+            if found:
+                wire.send(CHANGE, *map(encode, found))
+            elif stream.position and (asked or time.monotonic() - told >= TELL):
+                told = time.monotonic()
+                wire.send(HERE, msgspec.msgpack.encode(stream.position))
+            sent = stream.position
+            if asked:
+                wire.send(ASKED, b"")
+            if heard.lsn > heard.noted:
+                heard.noted = heard.lsn
+                stream.acknowledge(min(heard.noted, stream.position))
+
+
+class Heard(threading.Thread):
+    """Takes a follower's acknowledgements as they come: commits may be waiting for them.
+
+    Attributes:
+        lsn: the newest.
+        noted: the newest that the slot has been told of.
+        lost: whether no more will come.
+    """
+
+    def __init__(self, database: Database, wire: Wire, slot: str) -> None:
+        super().__init__(name="enginelib-server-hears", daemon=True)
+        self._database = database
+        self._wire = wire
+        self._slot = slot
+        self.lsn = self.noted = 0
+        self.lost = False
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            while True:
+                message = self._wire.receive(SILENCE)
+                if message is not None and message[0] == ACKNOWLEDGE:
+                    lsn = msgspec.msgpack.decode(message[1], type=int)
+                    self._database.acknowledge(self._slot, applied=lsn)
+                    self.lsn = max(self.lsn, lsn)
+        except (ConnectionLost, ValueError, msgspec.MsgspecError, Error):
+            pass  # the follower is gone, or talks of another history
+        finally:
+            self.lost = True
 
 
 def _checked(path: str | os.PathLike[str]) -> str:
@@ -409,7 +453,7 @@ class UnixConnection:
         self._wire = wire
         self.database_id = b""
         self.epoch = self.sequence = self.lsn = 0
-        self.copying = False
+        self.copying = self.asked = False
 
     def greet(self) -> None:
         """See `follower.Connection`."""
@@ -443,6 +487,9 @@ class UnixConnection:
                 self.lsn = changes[-1].lsn
             elif kind == HERE:
                 self.lsn = _decoded(found, int)
+            elif kind == ASKED:
+                self.asked = True
+                break
             elif kind == REFUSED:
                 if changes:
                     return changes  # the leader is gone after this, and says it again

@@ -208,3 +208,15 @@ def test_misuse_is_told(leader, tmp_path):
         broken.wait_for(sequence=1, timeout=20)
     assert isinstance(broken.error, ValueError)
     broken.close()
+
+
+def test_what_comes_again_does_not_take_a_follower_back(leader, tmp_path):
+    """Its LSN went back to that of the repetition, and who waited for a later one waited again."""
+    churn(leader, random.Random(10), 20)
+    frames = [codec.encode(change) for change in leader.changes()]
+    last = codec.decode(frames[-1])
+    for given in (frames, frames[:3]):
+        follower = Follower(tmp_path / "follower", given)
+        follower._thread.join(20)
+        assert follower.error is None and (follower.position.sequence, follower.position.lsn) == (last.sequence, last.lsn)
+        follower.close()

@@ -334,3 +334,102 @@ def test_bulk_loads_are_held_by_hooks_too(db):
     with pytest.raises(enginelib.AcknowledgementTimeout):
         loaded.ingest([(b"a", b"1")])
     assert loaded.get(b"a") == b"1"
+
+
+def test_one_may_wait_for_a_procedure(db, ks):
+    """The executor waited for the hook, which waited for the executor."""
+    db.procedure(lambda txn, key: txn.put(ks, key, b""), name="note")
+
+    def note(change):
+        key = change.operations[0].key
+        if key.startswith(b"x"):
+            db.submit("note", b"submitted" + key).result(20)
+            db.call("note", b"called" + key)
+
+    with db.on_commit(note, max_lag_bytes=1) as hook:
+        for i in range(20):
+            ks.put(b"x%02d" % i, b"")
+        wait_until(lambda: hook.calls == 60)
+        assert hook.failures == 0
+    assert len(list(ks)) == 60
+
+
+def test_a_slow_one_slows_who_submits(db, ks):
+    go = threading.Event()
+    db.procedure(lambda txn, n: txn.put(ks, b"%03d" % n, b"x" * 1000), name="p")
+    with db.on_commit(lambda change: go.wait(20), max_lag_bytes=20_000):
+        submitted = []
+
+        def submit():
+            for n in range(100):
+                db.submit("p", n).result(20)
+                submitted.append(n)
+
+        writer = threading.Thread(target=submit)
+        writer.start()
+        wait_until(lambda: db.commit_gate is not None and db.commit_gate.waits)
+        assert 10 < len(submitted) < 40
+        go.set()
+        writer.join(20)
+    assert len(submitted) == 100
+
+
+def test_what_one_commits_elsewhere_before_a_commit_asks_nobody(db, ks):
+    """It went round and round."""
+    calls = []
+
+    def audit(txn):
+        calls.append(txn.number)
+        db.keyspace("audit").put(b"%d" % txn.number, b"")
+
+    with db.before_commit(audit):
+        ks.put(b"a", b"1")
+    assert len(calls) == len(list(db["audit"])) == 1
+
+
+def test_closing_the_database_tells_what_has_been_committed(db, ks):
+    """What a slow hook had not been told yet was dropped."""
+    go, seen = threading.Event(), []
+    hook = db.on_commit(lambda change: (go.wait(20), seen.append(change.operations[0].key)))
+    for i in range(10):
+        ks.put(b"%d" % i, b"")
+    wait_until(lambda: hook.calls == 1)
+    closing = threading.Thread(target=db.close)
+    closing.start()
+    go.set()
+    closing.join(20)
+    assert not closing.is_alive() and seen == [b"%d" % i for i in range(10)]
+
+
+def test_one_that_closes_the_database_ends_with_it(db, ks):
+    closed = threading.Event()
+    hook = db.on_commit(lambda change: (db.close(), closed.set()))
+    ks.put(b"a", b"")
+    assert closed.wait(20) and db.closed
+    hook.thread.join(20)
+    assert not hook.thread.is_alive()
+
+
+def test_a_load_past_the_log_is_missed_and_said_so_and_hooks_go_on(db, caplog):
+    """The hook ended."""
+    loaded = db.keyspace("l", "lsm")
+    seen = []
+    with caplog.at_level(logging.ERROR, "enginelib"), db.on_commit(lambda change: seen.append(change.operations[0].key)):
+        loaded.ingest([(b"a", b"1")], logged=False)
+        future = db.watch(loaded, b"b")
+        loaded.put(b"b", b"2")
+        assert future.result(20)
+        wait_until(lambda: seen)
+    assert seen == [b"b"] and "a hook misses a commit" in caplog.text
+
+
+def test_what_a_watch_gives_of_a_very_large_transaction_can_be_read_later(db, ks, monkeypatch):
+    """Its operations were read from the stream, which was closed by then."""
+    from enginelib.replication import changes
+
+    monkeypatch.setattr(changes, "GATHERED", 10_000)
+    future = db.watch(ks, b"0500")
+    db.run(lambda txn: [txn.put(ks, b"%04d" % i, bytes(100)) for i in range(1000)])
+    change = future.result(20)
+    wait_until(lambda: not db.watcher.thread.is_alive())
+    assert [o.key for o in change.operations] == [b"0500"] and change.sequence > 0

@@ -86,15 +86,93 @@ def test_followers_of_this_process_acknowledge_by_themselves(db, ks, tmp_path):
         ks.put(b"alone", b"1")
 
 
-def test_closing_lets_go(db, ks):
+@pytest.mark.parametrize("way", ["put", "submit"])
+def test_closing_lets_go_and_says_that_it_was_not_acknowledged(db, ks, way):
+    """Such a commit returned as if it had been; and close() waited for ever for the executor of procedures."""
+    db.procedure(lambda txn: txn.put(ks, b"a", b"1"), name="p")
     db.require_acknowledgements(1)
-    writer = threading.Thread(target=ks.put, args=(b"a", b"1"))
+    found = []
+
+    def commit():
+        try:
+            ks.put(b"a", b"1") if way == "put" else db.submit("p").result(20)
+        except AcknowledgementTimeout as error:
+            found.append(str(error))
+
+    writer = threading.Thread(target=commit)
     writer.start()
-    while not db.commit_gate.waits:
+    while db.commit_gate is None or not db.commit_gate.waits:
         time.sleep(0.001)
-    db.close()
+    closing = threading.Thread(target=db.close)
+    closing.start()
+    closing.join(20)
     writer.join(20)
-    assert not writer.is_alive()
+    assert not closing.is_alive() and not writer.is_alive()
+    assert "before the database was closed" in found[0]
+    with enginelib.open(db.path) as again:
+        assert again["k"].get(b"a") == b"1"
+
+
+def test_procedures_of_a_batch_wait_together(db, ks):
+    """Each of them waited for as long as there was."""
+    db.procedure(lambda txn, n: txn.put(ks, b"%d" % n, b""), name="p")
+    db.require_acknowledgements(1, timeout=0.5)
+    began = time.monotonic()
+    futures = [db.submit("p", n) for n in range(60)]
+    assert all(isinstance(future.exception(60), AcknowledgementTimeout) for future in futures)
+    assert time.monotonic() - began < 15 and len(list(ks)) == 60
+
+
+@pytest.mark.parametrize("mode", ["received", "applied"])
+def test_what_a_follower_acknowledges_is_durable_there(db, ks, tmp_path, monkeypatch, mode):
+    """It told of what it had in memory, and of what it had not synced: lost with the leader, and the follower's machine."""
+    wrong = []
+    acknowledge = enginelib.Database.acknowledge
+
+    def checked(self, name, **how):
+        if self is db and max(how.values()) > 0:
+            log = follower.database.stats()["log"]
+            if follower.position.lsn < max(how.values()) or log["synced_lsn"] < log["end_lsn"]:
+                wrong.append((how, follower.position.lsn, log))
+        acknowledge(self, name, **how)
+
+    with Follower(tmp_path / "f", db) as follower:
+        assert follower.wait_for(sequence=1, timeout=20)
+        monkeypatch.setattr(enginelib.Database, "acknowledge", checked)
+        db.require_acknowledgements(1, mode=mode, timeout=20)
+        for i in range(30):
+            ks.put(b"%02d" % i, b"1")
+        db.require_acknowledgements(0)
+        for i in range(300):
+            ks.put(b"%02d" % i, b"2")
+        assert follower.wait_for(sequence=db.stats()["transactions"]["visible_ts"], timeout=20)
+    assert wrong == []
+
+
+def test_nobody_acknowledges_what_has_not_been_logged(db, ks):
+    with pytest.raises(ValueError, match="beyond the end of the log"):
+        db.acknowledge("one", applied=end(db) + 1)
+    assert db.stats()["followers"] == {}
+    db.acknowledge("one", applied=end(db))
+    ks.put(b"a", b"1")
+    db.acknowledge("one", applied=end(db))
+
+
+def test_commits_tell_their_lsn(db, ks, tmp_path):
+    with Follower(tmp_path / "f", db) as follower:
+        with db.transaction() as txn:
+            txn.put(ks, b"a", b"1")
+            assert txn.commit_lsn == 0
+        *_, change = db.changes()
+        assert txn.commit_lsn == change.lsn
+        assert follower.wait_for(txn.commit_lsn, timeout=20) and follower.database["k"].get(b"a") == b"1"
+    with db.transaction() as txn:
+        txn.get(ks, b"a")
+    assert txn.commit_lsn == 0
+    with pytest.raises(ZeroDivisionError), db.transaction() as txn:
+        txn.put(ks, b"b", b"1")
+        raise ZeroDivisionError
+    assert txn.commit_lsn == 0
 
 
 @pytest.mark.parametrize("wrong", [{"followers": -1}, {"followers": 1, "mode": "soon"}, {"followers": 1, "timeout": -1}, {"followers": 1, "on_timeout": "hope"}])
