@@ -25,7 +25,7 @@ from enginelib.locks import Lock, Wait, locks_of
 from enginelib.mounts import network_file_system
 from enginelib.options import Durability, Isolation, Options, seconds
 from enginelib.report import VerifyReport
-from enginelib.retry import RETRIES, Attempts, backoff, run, worth_retrying
+from enginelib.retry import RETRIES, Attempts, persist, run
 from enginelib.serial import Executor
 from enginelib.transaction import Transaction
 
@@ -172,21 +172,14 @@ class Database(CoreDatabase):
         """
         if not isinstance(name, str):
             raise TypeError(f"A keyspace's name must be str, not {type(name).__name__}.")
-        attempt = 1
-        while True:
-            try:
-                make = create and not self.read_only
-                found: Keyspace = self.core_keyspace(Keyspace, name, make, backend, dict(options))
-                return found
-            except KeyError:
-                names = ", ".join(repr(other) for other in self.keyspaces())
-                there = f"there are {names}" if names else "there is none"
-                raise KeyError(f"no keyspace named {name!r}; {there}") from None
-            except Error as error:
-                if not worth_retrying(error, attempt, RETRIES):
-                    raise
-            time.sleep(backoff(attempt))
-            attempt += 1
+        make = create and not self.read_only
+        try:
+            found: Keyspace = persist(lambda: self.core_keyspace(Keyspace, name, make, backend, dict(options)))
+        except KeyError:
+            names = ", ".join(repr(other) for other in self.keyspaces())
+            there = f"there are {names}" if names else "there is none"
+            raise KeyError(f"no keyspace named {name!r}; {there}") from None
+        return found
 
     def keyspaces(self) -> list[str]:
         """Returns the names of all keyspaces, in order."""

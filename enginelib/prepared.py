@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginelib._native.engine.door import CoreKeyspace
 from enginelib.errors import Error, HeuristicOutcome, NotPrepared, UsageError
-from enginelib.retry import RETRIES, backoff, worth_retrying
+from enginelib.retry import persist
 
 if TYPE_CHECKING:
     from enginelib.database import Database
@@ -71,17 +71,13 @@ def encoded(xid: str) -> bytes:
 
 
 def _outcomes(database: Database, create: bool) -> Any:
-    attempt = 1
-    while database.outcomes_keyspace is None:
+    if database.outcomes_keyspace is None:
         try:
-            database.outcomes_keyspace = database.core_keyspace(CoreKeyspace, OUTCOMES, create, "btree", None, True)
+            database.outcomes_keyspace = persist(  # another thread may be making it at this moment
+                lambda: database.core_keyspace(CoreKeyspace, OUTCOMES, create, "btree", None, True)
+            )
         except KeyError:
             return None
-        except Error as error:  # another thread makes it at this moment
-            if not worth_retrying(error, attempt, RETRIES):
-                raise
-            time.sleep(backoff(attempt))
-            attempt += 1
     return database.outcomes_keyspace
 
 

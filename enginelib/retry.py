@@ -63,11 +63,20 @@ def run(
     refuse_deferred(function)
     if isinstance(target, Transaction):
         return function(target, *args)
+
+    def once() -> R:
+        with target.transaction(**begin) as txn:
+            return function(txn, *args)
+
+    return persist(once, retries)
+
+
+def persist(once: Callable[[], R], retries: int = RETRIES) -> R:
+    """Calls a function without arguments, and again with back-off while a retry can help; see `Database.run`."""
     attempt = 1
     while True:
         try:
-            with target.transaction(**begin) as txn:
-                return function(txn, *args)
+            return once()
         except Error as error:
             if not worth_retrying(error, attempt, retries):
                 raise

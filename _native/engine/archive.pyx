@@ -21,6 +21,7 @@ from ..base.vfs cimport KIND_DIRECTORY, KIND_NONE, VFS_CREATE, VFS_READ, VFS_WRI
 from ..log.segment cimport HEADER_FOREIGN, HEADER_NEWER, HEADER_OK, SEGMENT_HEADER, Listing, SegmentHeader, free_listing, get_segment_header, list_segments
 from ..log.writer cimport SYNC
 from .engine cimport Engine
+from .files cimport names_in, replace_file
 from .handles cimport CoreDatabase
 
 cdef enum:
@@ -146,9 +147,6 @@ cdef class CoreArchive:
 
     cdef int make_directory(self) except -1:
         cdef int kind = 0
-        cdef char* names = NULL
-        cdef char* name
-        cdef size_t count = 0, i
         cdef bytes parent = os.path.dirname(self.directory) or b"."
         cdef bytes path
         cdef int status = self.target.kind(self.directory, &kind)
@@ -158,17 +156,9 @@ cdef class CoreArchive:
             status = self.target.mkdir(self.directory)
         if status == OK:
             status = self.target.sync_dir(parent)       # also when it was there: the run that made it may have been killed
-        if status == OK:
-            status = self.target.list_dir(self.directory, &names, &count)
         if status != OK:
             raise_status(status)
-        found = []
-        name = names
-        for i in range(count):
-            found.append(<bytes>name)
-            name += len(found[i]) + 1
-        free(names)
-        for each in found:
+        for each in names_in(self.target, self.directory):
             if each.endswith(b".part"):                 # a copy that was cut short
                 path = self.directory + b"/" + each
                 self.target.unlink(path)
@@ -327,27 +317,7 @@ cdef class CoreArchive:
     cdef int write_epoch(self) except -1:
         """The file `epoch`, durably."""
         cdef uint64_t epoch = self.e.fields.epoch
-        cdef bytes path = self.directory + b"/epoch", part = path + b".part"
-        cdef bytes line = epoch_line(<bytes>(<const char*>self.e.store.sb.database_id)[:16], epoch)
-        cdef const char* place = self.directory
-        cdef const char* text = line
-        cdef int handle = -1
-        cdef int status = self.target.open(part, VFS_WRITE | VFS_CREATE, &handle)
-        if status == OK:
-            status = self.target.truncate(handle, 0)
-            if status == OK:
-                status = self.target.write(handle, text, len(line), 0)
-            if status == OK:
-                with nogil:
-                    status = self.target.sync(handle)
-            self.target.close(handle)
-        if status == OK:
-            status = self.target.rename(part, path)
-        if status == OK:
-            with nogil:
-                status = self.target.sync_dir(place)
-        if status != OK:
-            raise_status(status)
+        replace_file(self.target, self.directory, b"epoch", b"epoch.part", epoch_line(<bytes>(<const char*>self.e.store.sb.database_id)[:16], epoch))
         self.epoch = epoch
         return 0
 

@@ -5,7 +5,6 @@ Closing: no new operations, those under way end, transactions left open are roll
 """
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free
 from libc.string cimport memset
 import os
 from threading import RLock
@@ -27,6 +26,7 @@ from ..txn.clock cimport clock_horizon
 from ..txn.garbage cimport collect_slowly
 from ..txn.transaction cimport TxnManager, Lack, lack_init, TREE_NONE, TREE_LIVE, TREE_DROPPING
 from ..txn.versions cimport Txn, TXN_ACTIVE, TXN_ABORTING, TXN_PREPARED
+from .files cimport names_in
 from .checkpoint cimport MOST_SLOTS, SlotPin, take_checkpoint, shrink
 from ..index.lsm cimport LsmTree
 from .lsmredo cimport lsmredo_free
@@ -257,19 +257,8 @@ cdef class Engine:
         cdef bytes temporary = self.directory + b"/pages.new"
         cdef bytes unique = os.urandom(16)
         cdef bytes parent
-        cdef char* names = NULL
-        cdef char* name
-        cdef size_t count = 0, i
+        cdef list found = names_in(self.vfs, self.directory)
         cdef int status
-        status = self.vfs.list_dir(self.directory, &names, &count)
-        if status != OK:
-            raise_status(status)
-        found = []
-        name = names
-        for i in range(count):
-            found.append(<bytes>name)
-            name += len(found[i]) + 1
-        free(names)
         strangers = [n for n in found if n not in (b"LOCK", b"log", b"lsm", b"pages.new", b"slots", b"slots.new")]
         if strangers:
             raise_status(fail(E_NOT_DATABASE, b"the directory holds other files and no database: name an empty or a new directory"))
@@ -300,22 +289,10 @@ cdef class Engine:
 
     def segments(self):
         """Names of the files in the log directory."""
-        cdef char* names = NULL
-        cdef char* name
-        cdef size_t count = 0, i
         cdef int kind = 0
         if self.vfs.kind(self.log_dir, &kind) != OK or kind != KIND_DIRECTORY:
             return []
-        cdef int status = self.vfs.list_dir(self.log_dir, &names, &count)
-        if status != OK:
-            raise_status(status)
-        found = []
-        name = names
-        for i in range(count):
-            found.append(<bytes>name)
-            name += len(found[i]) + 1
-        free(names)
-        return sorted(found)
+        return sorted(names_in(self.vfs, self.log_dir))
 
     cdef object start_log(self, Recovered* r):
         """Ends the log durably where recovery stopped, and goes on in a new segment above every LSN ever seen (law 5)."""

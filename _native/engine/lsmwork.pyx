@@ -14,6 +14,7 @@ from ..index.tableset cimport LSM_LEVELS
 from ..txn.lsmops cimport lsm_horizon, lsm_seal
 from ..txn.transaction cimport TREE_LIVE, TxnManager
 from .engine cimport Engine
+from .files cimport names_in
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -232,21 +233,10 @@ cdef int release_tree(Engine e, uint32_t keyspace) noexcept nogil:
 
 def orphans_in(Engine e, bytes directory, set wanted):
     """Unlinks the files of a directory that are not wanted; returns the greatest number among their names."""
-    cdef char* names = NULL
-    cdef char* name
-    cdef size_t count = 0, i
-    cdef int status = e.vfs.list_dir(directory, &names, &count)
+    cdef int status
     cdef bytes one
     highest = 0
-    if status != OK:
-        raise_status(status)
-    found = []
-    name = names
-    for i in range(count):
-        found.append(<bytes>name)
-        name += len(found[i]) + 1
-    free(names)
-    for one in found:
+    for one in names_in(e.vfs, directory):
         stem = one.partition(b".")[0]
         if stem.isdigit():
             highest = max(highest, int(stem))
@@ -262,25 +252,13 @@ cdef int remove_orphans(Engine e) except -1:
     cdef LsmTree tree
     cdef uint32_t i
     cdef int level, k, kind = 0, status
-    cdef char* names = NULL
-    cdef char* name
-    cdef size_t count = 0, n
     cdef bytes one
     status = e.vfs.kind(m.lsm_directory, &kind)
     if status != OK:
         raise_status(status)
     if kind != KIND_DIRECTORY:
         return 0
-    status = e.vfs.list_dir(m.lsm_directory, &names, &count)
-    if status != OK:
-        raise_status(status)
-    found = []
-    name = names
-    for n in range(count):
-        found.append(<bytes>name)
-        name += len(found[n]) + 1
-    free(names)
-    for one in found:
+    for one in names_in(e.vfs, m.lsm_directory):
         if not one.isdigit():
             continue
         wanted = set()

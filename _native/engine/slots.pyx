@@ -10,9 +10,10 @@ from libc.stdint cimport uint64_t
 from ..base.checksum cimport crc32c
 from ..base.latch cimport latch_enter, latch_unlock
 from ..base.status cimport ABSENT, OK, fail_corrupt, raise_status
-from ..base.vfs cimport VFS_CREATE, VFS_READ, VFS_WRITE
+from ..base.vfs cimport VFS_READ
 from .checkpoint cimport MOST_SLOTS
 from .engine cimport Engine
+from .files cimport replace_file
 from .handles cimport CoreDatabase
 
 cdef enum:
@@ -84,13 +85,8 @@ def load_slots(Engine e):
 
 def save_slots(Engine e):
     """Makes the file say what is true, if it does not yet."""
-    cdef bytes path = e.directory + b"/slots"
-    cdef bytes temporary = e.directory + b"/slots.new"
-    cdef const char* place = e.directory
     cdef bytes data
-    cdef char* p
     cdef SlotRow s
-    cdef int handle = -1, status
     note_lost(e)
     if e.slots == e.saved_slots:
         return
@@ -100,23 +96,7 @@ def save_slots(Engine e):
         lines.append(f"{name.encode().hex()} {s.restart} {s.confirmed} {s.max_lag} {int(s.trusted)} {int(s.lost)} {s.created!r}")
     data = ("\n".join(lines) + "\n").encode()
     data += b"crc32c %08x\n" % crc32c(0, <const unsigned char*><char*>data, len(data))
-    p = data
-    status = e.vfs.open(temporary, VFS_WRITE | VFS_CREATE, &handle)
-    if status == OK:
-        status = e.vfs.truncate(handle, 0)
-        if status == OK:
-            status = e.vfs.write(handle, p, len(data), 0)
-        if status == OK:
-            with nogil:
-                status = e.vfs.sync(handle)
-        e.vfs.close(handle)
-    if status == OK:
-        status = e.vfs.rename(temporary, path)
-    if status == OK:
-        with nogil:
-            status = e.vfs.sync_dir(place)
-    if status != OK:
-        raise_status(status)
+    replace_file(e.vfs, e.directory, b"slots", b"slots.new", data)
     e.saved_slots = copies
     e.refresh_pin()
 
